@@ -32,6 +32,7 @@ class AssetClass(StrEnum):
     ROAD_SECTION = "road_section"
     BRIDGE = "bridge"
     CULVERT = "culvert"
+    NETWORK = "network"
     GATEWAY = "gateway"
     DEVICE = "device"
 
