@@ -1,0 +1,71 @@
+"""Clocks: the system's, and one that follows a simulated town (decision 0005)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+
+import psycopg
+
+from underway.store.clock import ClockRow, read_clock
+from underway.store.connect import connect
+
+REFRESH_S = 0.1
+NO_TOWN_RETRY_S = 0.05
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_at(self) -> datetime:
+        """Return the present instant, aware and UTC."""
+        return datetime.now(UTC)
+
+
+class TownClock:
+    """Follows the one row of table ``town_clock``; between two looks it interpolates, never beyond ``ahead_s_max``.
+
+    The town moves its clock only as fast as the pipeline stores what was published (back-pressure), so a slow machine
+    gives a slow town and the same story. It never runs backwards. Thread-safe.
+
+    Parameters
+    ----------
+    database_url : str
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._lock = threading.Lock()
+        self._conn: psycopg.Connection | None = None
+        self._row: ClockRow | None = None
+        self._looked = 0.0
+        self._last: datetime | None = None
+
+    def now_at(self) -> datetime:
+        """Return the town's present instant; before a town has begun, the system's."""
+        with self._lock:
+            if time.monotonic() - self._looked > REFRESH_S:
+                self._look()
+            wall_at = datetime.now(UTC)
+            now_at = wall_at if self._row is None else self._row.town_now(wall_at)
+            if self._row is not None:
+                if self._last is not None and now_at < self._last:
+                    now_at = self._last
+                self._last = now_at
+            return now_at
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            if self._conn is None or self._conn.closed:
+                self._conn = connect(self._url, application_name="underway-clock", autocommit=True)
+            self._row = read_clock(self._conn)
+        except (psycopg.Error, OSError):
+            # the store is away: go on from the last row; whoever needs the store reports it
+            if self._conn is not None:
+                self._conn.close()
+            self._conn = None
+
+
+
