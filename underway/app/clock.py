@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 
+from underway.model import StoreUnavailable
 from underway.store.clock import ClockRow, read_clock
 from underway.store.connect import connect
 
 REFRESH_S = 0.1
-NO_TOWN_RETRY_S = 0.05
+
+
+def town_now(row: ClockRow, wall_at: datetime) -> datetime:
+    """Return the town's time at a wall time: the last known one, run on at its speed, at most ``ahead_s_max`` ahead.
+
+    Examples
+    --------
+    >>> noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    >>> row = ClockRow(town_at=noon, wall_at=noon, speed=600.0, ahead_s_max=300.0)
+    >>> town_now(row, noon + timedelta(seconds=0.1)).strftime("%H:%M"), town_now(row, noon + timedelta(hours=1)).strftime("%H:%M")
+    ('12:01', '12:05')
+    """
+    elapsed_s = (wall_at - row.wall_at).total_seconds() * row.speed
+    return row.town_at + timedelta(seconds=min(max(elapsed_s, 0.0), row.ahead_s_max))
 
 
 class SystemClock:
@@ -48,7 +62,7 @@ class TownClock:
             if time.monotonic() - self._looked > REFRESH_S:
                 self._look()
             wall_at = datetime.now(UTC)
-            now_at = wall_at if self._row is None else self._row.town_now(wall_at)
+            now_at = wall_at if self._row is None else town_now(self._row, wall_at)
             if self._row is not None:
                 if self._last is not None and now_at < self._last:
                     now_at = self._last
@@ -61,11 +75,8 @@ class TownClock:
             if self._conn is None or self._conn.closed:
                 self._conn = connect(self._url, application_name="underway-clock", autocommit=True)
             self._row = read_clock(self._conn)
-        except (psycopg.Error, OSError):
+        except (psycopg.Error, StoreUnavailable):
             # the store is away: go on from the last row; whoever needs the store reports it
             if self._conn is not None:
                 self._conn.close()
             self._conn = None
-
-
-

@@ -1,0 +1,121 @@
+"""Run the services of this installation in the present process: ingest, the work side, the web pages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from underway.app.clock import SystemClock, TownClock
+from underway.app.settings import Settings, load_settings
+from underway.model import Clock
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "ingest": ("database_url", "mqtt_url"),
+    "workorders": ("database_url", "mqtt_url", "secret_key"),
+    "web": ("database_url", "secret_key"),
+}
+PARENT_LOOK_S = 0.5
+JOIN_S = 10.0
+
+log = logging.getLogger("underway")
+
+
+def run_services(only: str | None, *, stop_with_parent: bool = False) -> None:
+    """Run one service or all of them until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    SettingsError
+        When a setting that a service needs is missing or unsafe.
+    """
+    names = tuple(NEEDS) if only is None else (only,)
+    needs = tuple(dict.fromkeys(field for name in names for field in NEEDS[name]))
+    settings = load_settings(needs)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if stop_with_parent:
+        threading.Thread(target=_stop_without_parent, args=(stop, os.getppid()), name="parent-watch", daemon=True).start()
+    clock: Clock = TownClock(settings.database_url) if settings.clock == "town" else SystemClock()
+    failures: list[BaseException] = []
+    threads = [
+        threading.Thread(target=_guarded, args=(name, _SERVICES[name], settings, clock, stop, failures), name=name) for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    log.info("started: %s", ", ".join(names))
+    while not stop.wait(0.2):
+        pass
+    for thread in threads:
+        thread.join(timeout=JOIN_S)
+    if failures:
+        raise failures[0]
+
+
+def _guarded(
+    name: str,
+    service: Callable[[Settings, Clock, threading.Event], None],
+    settings: Settings,
+    clock: Clock,
+    stop: threading.Event,
+    failures: list[BaseException],
+) -> None:
+    """Run one service; when it ends by an error the process ends, and whoever supervises it starts it again."""
+    try:
+        service(settings, clock, stop)
+    except BaseException as error:
+        log.exception("service '%s' ended by an error", name)
+        failures.append(error)
+    finally:
+        stop.set()
+
+
+def _stop_without_parent(stop: threading.Event, parent: int) -> None:
+    while not stop.wait(PARENT_LOOK_S):
+        if os.getppid() != parent:
+            log.info("the process that started us is gone: stopping")
+            stop.set()
+
+
+def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    from underway.app import ingest_service
+
+    ingest_service.run(settings, clock, stop)
+
+
+def _run_workorders(settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    from underway.app import workside
+
+    workside.run(
+        mqtt_url=settings.mqtt_url,
+        database_url=settings.database_url,
+        clock=clock,
+        stop_event=stop,
+        secret=settings.secret_key,
+        base_url=settings.public_url,
+    )
+
+
+def _run_web(settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    import uvicorn
+    from web.app import WebConfig, create_app
+
+    config = WebConfig(database_url=settings.database_url, secret_key=settings.secret_key, clock=clock, demo=settings.demo)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(config), host=settings.web_host, port=settings.web_port, log_level="warning", timeout_graceful_shutdown=2)
+    )
+    threading.Thread(target=lambda: (stop.wait(), setattr(server, "should_exit", True)), name="web-stop", daemon=True).start()
+    server.run()
+
+
+_SERVICES: dict[str, Callable[[Settings, Clock, threading.Event], None]] = {
+    "ingest": _run_ingest,
+    "workorders": _run_workorders,
+    "web": _run_web,
+}
