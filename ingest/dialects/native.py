@@ -1,0 +1,269 @@
+"""The native dialect: one JSON object a message on ``uw/{site_id}/{device_id}/telemetry`` (docs/dialects/native.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from ingest.decoded import (
+    CHANNEL_CHARS_MAX,
+    CHANNEL_PATTERN,
+    DEVICE_PATTERN,
+    PAYLOAD_BYTES_MAX,
+    READINGS_MAX,
+    UNIT_CHARS_MAX,
+    VALUES_MAX,
+    Decoded,
+    FaultList,
+    shown,
+)
+from underway.model import EPOCH_AT, Fault, FaultReason, Quality, QualityReason, Sample
+
+NAME = "native"
+TOPIC_FILTER = "uw/+/+/telemetry"
+TOPIC_CHARS_MAX = 160
+AT_CHARS_MAX = 40
+AT_MS_MAX = 253_402_300_799_999
+AT_PATTERN = re.compile(
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+QUALITIES: dict[str, tuple[Quality, QualityReason]] = {
+    "good": (Quality.GOOD, QualityReason.NONE),
+    "suspect": (Quality.SUSPECT, QualityReason.DEVICE_SAYS_BAD),
+    "bad": (Quality.BAD, QualityReason.DEVICE_SAYS_BAD),
+}
+GOOD = QUALITIES["good"]
+MICROSECOND = timedelta(microseconds=1)
+
+_decode_json = msgspec.json.Decoder().decode
+
+
+def decode(topic: str, payload: bytes) -> Decoded:
+    """Return what one message says; never raises.
+
+    A bad field costs a field, a bad reading a reading, a bad message the message; everything that is lost is a fault with one readable sentence.
+
+    Parameters
+    ----------
+    topic : str
+        ``uw/{site_id}/{device_id}/telemetry``.
+    payload : bytes
+        UTF-8 JSON, at most 256 kB: ``{"at", "values", "units"}`` or ``{"readings": [{"at", "values"}, ...], "units"}``; at most 1000 readings of 64 values.
+
+    Returns
+    -------
+    Decoded
+        ``unit`` of a sample is None when the message names none; ``observed_us`` is not judged here.
+
+    Notes
+    -----
+    Blind to what is registered: whether device and channel exist, whether a unit fits, whether an instant is plausible. `ingest.resolve` knows.
+
+    Examples
+    --------
+    >>> got = decode("uw/town/pr-113/telemetry", b'{"at":"1970-01-01T00:00:02Z","values":{"pressure":341.5,"battery":"n/a"},"units":{"battery":"V"}}')
+    >>> [(s.channel, s.value, s.observed_us) for s in got.samples]
+    [('pressure', 341.5, 2000000)]
+    >>> got.faults[0].message
+    "'battery' must be a finite number in V, got 'n/a' (topic 'uw/town/pr-113/telemetry', field 2 of 2)"
+    """
+    address = _address(topic) if len(topic) <= TOPIC_CHARS_MAX else None
+    if address is None:
+        return Decoded(None, (), (Fault(FaultReason.TOPIC_UNKNOWN, f"a topic must look like 'uw/{{site}}/{{device}}/telemetry' {_got(topic, topic)}"),))
+    site_id, device_id = address
+    faults = FaultList(device_id)
+    document = _document(topic, payload, faults)
+    samples: list[Sample] = []
+    if document is not None:
+        _message(topic, device_id, document, samples, faults)
+    return Decoded(device_id, tuple(samples), faults.result(), site_id)
+
+
+@lru_cache(maxsize=16_384)
+def _address(topic: str) -> tuple[str, str] | None:
+    parts = topic.split("/", 4)
+    if len(parts) != 4 or parts[0] != "uw" or parts[3] != "telemetry":
+        return None
+    if DEVICE_PATTERN.fullmatch(parts[1]) is None or DEVICE_PATTERN.fullmatch(parts[2]) is None:
+        return None
+    return parts[1], parts[2]
+
+
+def _where(topic: str) -> str:
+    return f"topic {ascii(topic[:TOPIC_CHARS_MAX])}"
+
+
+def _got(value: object, topic: str) -> str:
+    return f"got {shown(value)} ({_where(topic)})"
+
+
+def _document(topic: str, payload: bytes, faults: FaultList) -> dict[str, Any] | None:
+    """Return the JSON object of a message, or None with a fault added."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        faults.add(FaultReason.PAYLOAD_TOO_LARGE, f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)} ({_where(topic)})")
+        return None
+    try:
+        document = _decode_json(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # the strict parser refuses the whole; the lenient one reads NaN, Infinity and 1e999, so that they cost one field
+        try:
+            document = json.loads(payload.decode())
+        except UnicodeDecodeError as error:
+            faults.add(FaultReason.PAYLOAD_NOT_UTF8, f"a payload must be UTF-8 text, got byte 0x{payload[error.start]:02x} at position {error.start} ({_where(topic)})")
+            return None
+        except (ValueError, RecursionError):
+            faults.add(FaultReason.PAYLOAD_NOT_JSON, f"a payload must be JSON, got {shown(bytes(payload[:40]))} ({_where(topic)})")
+            return None
+    if not isinstance(document, dict):
+        faults.add(FaultReason.SCHEMA, f"a message must be a JSON object, {_got(document, topic)}")
+        return None
+    return document
+
+
+def _message(topic: str, device_id: str, document: dict[str, Any], samples: list[Sample], faults: FaultList) -> None:
+    units: dict[str, str] = document.get("units", _NO_UNITS)
+    if not isinstance(units, dict):
+        # without its unit a value could be read wrong by a factor: better no value
+        faults.add(FaultReason.SCHEMA, f"'units' must be an object of channel to unit, {_got(units, topic)}; no value of the message was taken")
+        return
+    unreadable: set[str] = set()
+    for channel, unit in units.items():
+        if type(unit) is not str or not 1 <= len(unit) <= UNIT_CHARS_MAX:
+            faults.add(
+                FaultReason.SCHEMA,
+                f"the unit of {shown(channel)} must be a text of 1..{UNIT_CHARS_MAX} characters, {_got(unit, topic)}; its values were not taken",
+                channel,
+            )
+            unreadable.add(channel)
+    if "readings" not in document:
+        _reading(topic, device_id, document, units, unreadable, samples, faults, "")
+        return
+    readings = document["readings"]
+    if "values" in document or "at" in document:
+        faults.add(FaultReason.SCHEMA, f"a message must have either 'readings' or 'at' and 'values', got both; 'readings' were taken ({_where(topic)})")
+    if not isinstance(readings, list) or not readings:
+        faults.add(FaultReason.SCHEMA, f"'readings' must be an array of 1..{READINGS_MAX} objects, {_got(readings, topic)}")
+        return
+    total = len(readings)
+    if total > READINGS_MAX:
+        faults.add(
+            FaultReason.TOO_MANY_READINGS,
+            f"'readings' must hold at most {READINGS_MAX} readings, got {total}; the first {READINGS_MAX} were taken ({_where(topic)})",
+        )
+    for number, reading in enumerate(readings[:READINGS_MAX], 1):
+        place = f", reading {number} of {total}"
+        if isinstance(reading, dict):
+            _reading(topic, device_id, reading, units, unreadable, samples, faults, place)
+        else:
+            faults.add(FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({_where(topic)}{place})")
+
+
+_NO_UNITS: dict[str, str] = {}
+
+
+def _reading(
+    topic: str,
+    device_id: str,
+    reading: dict[str, Any],
+    units: dict[str, str],
+    unreadable: set[str],
+    samples: list[Sample],
+    faults: FaultList,
+    place: str,
+) -> None:
+    at = reading.get("at")
+    if type(at) is str:
+        observed_us = _instant_us(at) if len(at) <= AT_CHARS_MAX else None
+    else:
+        observed_us = _milliseconds_us(at)
+    if observed_us is None:
+        got = shown(at) if "at" in reading else "nothing"
+        faults.add(
+            FaultReason.TIME_INVALID,
+            f"'at' must be an RFC 3339 instant with zone or whole milliseconds since 1970, got {got} ({_where(topic)}{place})",
+        )
+        return
+    values = reading.get("values")
+    if not isinstance(values, dict) or not values:
+        got = shown(values) if "values" in reading else "nothing"
+        faults.add(FaultReason.SCHEMA, f"'values' must be an object of 1..{VALUES_MAX} channels, got {got} ({_where(topic)}{place})")
+        return
+    number = 0
+    for channel, value in values.items():
+        number += 1
+        if number > VALUES_MAX:
+            faults.add(
+                FaultReason.TOO_MANY_READINGS,
+                f"'values' must hold at most {VALUES_MAX} channels, got {len(values)}; the first {VALUES_MAX} were taken ({_where(topic)}{place})",
+            )
+            return
+        if channel in unreadable:
+            continue
+        problem: tuple[FaultReason, str] | None = None
+        quality = GOOD
+        if len(channel) > CHANNEL_CHARS_MAX or not _is_channel_name(channel):
+            problem = FaultReason.SCHEMA, f"a channel name must be 1..{CHANNEL_CHARS_MAX} letters, digits, '_', '.' or '-', got {shown(channel)}"
+        elif type(value) is dict and "v" in value:
+            said = value.get("q", "good")
+            graded = QUALITIES.get(said) if type(said) is str else None
+            value = value["v"]
+            if graded is None:
+                problem = FaultReason.SCHEMA, f"'q' of '{channel}' must be 'good', 'suspect' or 'bad', got {shown(said)}"
+            else:
+                quality = graded
+        finite = _finite(value)
+        if finite is None and problem is None:
+            reason = FaultReason.VALUE_NOT_FINITE if type(value) in (float, int) else FaultReason.VALUE_TYPE
+            unit = units.get(channel)
+            in_unit = f" in {unit}" if unit is not None and unit.isprintable() else ""
+            problem = reason, f"'{channel}' must be a finite number{in_unit}, got {shown(value)}"
+        if problem is not None or finite is None:
+            assert problem is not None
+            faults.add(problem[0], f"{problem[1]} ({_where(topic)}{place}, field {number} of {len(values)})", channel)
+            continue
+        samples.append(Sample(device_id, channel, observed_us, finite, units.get(channel), quality[0], quality[1]))
+
+
+@lru_cache(maxsize=4096)
+def _is_channel_name(channel: str) -> bool:
+    return CHANNEL_PATTERN.fullmatch(channel) is not None
+
+
+def _finite(value: object) -> float | None:
+    """Return `value` as a finite float, or None; true and false are not numbers."""
+    kind = type(value)
+    if kind is float:
+        return value if isfinite(value) else None  # type: ignore[arg-type, return-value]  # narrowed by `kind`, which mypy does not follow
+    if kind is int:
+        try:
+            return float(value)  # type: ignore[arg-type]  # as above
+        except OverflowError:
+            return None
+    return None
+
+
+@lru_cache(maxsize=8192)
+def _instant_us(at: str) -> int | None:
+    """Return microseconds since 1970 of an RFC 3339 instant with zone, or None; digits beyond the microsecond are cut off."""
+    if AT_PATTERN.fullmatch(at) is None:
+        return None
+    try:
+        return (datetime.fromisoformat(at.upper()) - EPOCH_AT) // MICROSECOND
+    except ValueError:
+        return None  # 30 February
+
+
+def _milliseconds_us(at: object) -> int | None:
+    """Return microseconds since 1970 of whole milliseconds, or None."""
+    if type(at) is float and at.is_integer():
+        at = int(at)
+    if type(at) is not int or not 0 <= at <= AT_MS_MAX:
+        return None
+    return at * 1000
