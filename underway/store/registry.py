@@ -1,0 +1,269 @@
+"""The address book: sites, zones, assets, devices, channels, crews, leak signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
+
+from underway.model import (
+    Asset,
+    AssetClass,
+    Channel,
+    Crew,
+    Device,
+    DeviceStatus,
+    LeakSignatures,
+    OperatorError,
+    Quantity,
+    Registry,
+    Shift,
+    Site,
+    Zone,
+    ZoneKind,
+)
+
+_SITE = ("site_id", "name", "timezone", "latitude_deg", "longitude_deg")
+_ZONE = ("zone_id", "site_id", "name", "kind", "geometry", "attributes")
+_ASSET = ("asset_id", "site_id", "zone_id", "asset_class", "name", "geometry", "criticality", "attributes")
+_DEVICE = ("device_id", "site_id", "zone_id", "asset_id", "model", "dialect", "registered_at", "status", "geometry", "attributes")
+_CHANNEL = (
+    *("device_id", "name", "quantity", "device_unit", "asset_id", "zone_id", "role"),
+    *("range_min", "range_max", "interval_s", "resolution", "sign", "also_zone_id"),
+)
+_CREW = ("crew_id", "site_id", "name", "longitude_deg", "latitude_deg", "phone", "language", "speed_kmph")
+
+
+def save_registry(conn: Connection[Any], registry: Registry, crews: Sequence[Crew] = ()) -> Registry:
+    """Write what is registered, new or changed, and return it with the channel ids filled in.
+
+    Saving the same again changes nothing, and a channel keeps its id for good. What is in the store and not in `registry` stays: retire a
+    device by its status.
+
+    Parameters
+    ----------
+    conn : Connection
+        In a transaction of ours (a savepoint inside the caller's).
+    registry : Registry
+        A channel is known by (device, name); its ``channel_id`` is not read.
+    crews : sequence of Crew
+        With their skills and shifts; ``busy_order_id`` belongs to the work side and is not written.
+
+    Raises
+    ------
+    OperatorError
+        When an id already belongs to another site, or something refers to what is not registered.
+    """
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        _refuse_foreign(cursor, registry, crews)
+        try:
+            _upsert(cursor, "site", _SITE, 1, [registry.site])
+            _upsert(cursor, "zone", _ZONE, 1, registry.zones)
+            _upsert(cursor, "asset", _ASSET, 1, registry.assets)
+            _upsert(cursor, "device", _DEVICE, 1, registry.devices)
+            ids = _channel_ids(cursor, [device.device_id for device in registry.devices])
+            known = [channel for channel in registry.channels if (channel.device_id, channel.name) in ids]
+            fresh = [channel for channel in registry.channels if (channel.device_id, channel.name) not in ids]
+            _upsert(cursor, "channel", _CHANNEL, 2, fresh)
+            _update_channels(cursor, known, ids)
+            _save_crews(cursor, crews)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise OperatorError(
+                f"the registry of site '{registry.site.site_id}' refers to what is not registered: {error.diag.message_detail}"
+            ) from error
+        ids = _channel_ids(cursor, [device.device_id for device in registry.devices])
+    return replace(registry, channels=tuple(replace(c, channel_id=ids[c.device_id, c.name]) for c in registry.channels))
+
+
+def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry:
+    """Return everything that is registered for a site, each kind sorted by its id.
+
+    Parameters
+    ----------
+    conn : Connection
+    site_id : str or None
+        None: the only site.
+
+    Raises
+    ------
+    OperatorError
+        When there is no such site, or None was given and there is not exactly one.
+    """
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        sites = cursor.execute("SELECT site_id, name, timezone, latitude_deg, longitude_deg FROM site ORDER BY site_id").fetchall()
+        names = ", ".join(repr(site[0]) for site in sites) or "none"
+        chosen = [Site(*site) for site in sites if site_id in (None, site[0])]
+        if len(chosen) != 1:
+            wanted = "exactly one site must be registered" if site_id is None else f"no site '{site_id}' is registered"
+            raise OperatorError(f"{wanted}; registered: {names}")
+        site = chosen[0]
+
+        def rows(table: str, columns: Sequence[str]) -> list[Any]:
+            statement = f"SELECT {', '.join(columns)} FROM {table} WHERE site_id = %s ORDER BY 1"  # noqa: S608 constants only
+            return cursor.execute(statement.encode(), (site.site_id,)).fetchall()
+
+        zones = tuple(Zone(a, b, c, ZoneKind(kind), d, e) for a, b, c, kind, d, e in rows("zone", _ZONE))
+        assets = tuple(Asset(a, b, c, AssetClass(kind), d, e, f, g) for a, b, c, kind, d, e, f, g in rows("asset", _ASSET))
+        devices = tuple(Device(a, b, c, d, e, f, g, DeviceStatus(s), h, i) for a, b, c, d, e, f, g, s, h, i in rows("device", _DEVICE))
+        channels = tuple(
+            Channel(row[0], row[1], row[2], Quantity(row[3]), *row[4:])
+            for row in cursor.execute(
+                f"SELECT channel_id, {', '.join('channel.' + name for name in _CHANNEL)} FROM channel JOIN device USING (device_id)"  # noqa: S608 constants only
+                " WHERE site_id = %s ORDER BY channel_id".encode(),
+                (site.site_id,),
+            )
+        )
+    return Registry(site, zones, assets, devices, channels)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEntry:
+    """A device with its channels by name."""
+
+    device: Device
+    channels: dict[str, Channel]
+
+
+def device_map(registry: Registry) -> dict[str, DeviceEntry]:
+    """Return the devices of a registry by id: what ingest looks up for every message."""
+    entries = {device.device_id: DeviceEntry(device, {}) for device in registry.devices}
+    for channel in registry.channels:
+        entries[channel.device_id].channels[channel.name] = channel
+    return entries
+
+
+def load_crews(conn: Connection[Any], site_id: str) -> tuple[Crew, ...]:
+    """Return the crews of a site with skills and shifts; ``busy_order_id`` is left to the work side."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT crew_id, site_id, name, ARRAY(SELECT skill FROM crew_skill WHERE crew_skill.crew_id = crew.crew_id ORDER BY skill),"
+            " longitude_deg, latitude_deg, phone, language, speed_kmph FROM crew WHERE site_id = %s ORDER BY crew_id",
+            (site_id,),
+        ).fetchall()
+        shifts: dict[str, list[Shift]] = {}
+        for crew_id, starts_at, ends_at in cursor.execute(
+            "SELECT crew_id, starts_at, ends_at FROM shift JOIN crew USING (crew_id) WHERE site_id = %s ORDER BY starts_at", (site_id,)
+        ):
+            shifts.setdefault(crew_id, []).append(Shift(starts_at, ends_at))
+    return tuple(Crew(row[0], row[1], row[2], tuple(row[3]), row[4], row[5], tuple(shifts.get(row[0], ())), *row[6:]) for row in rows)
+
+
+def save_leak_signatures(conn: Connection[Any], signatures: Sequence[LeakSignatures], model: str, computed_at: datetime) -> None:
+    """Replace the leak signatures of the zones named.
+
+    Parameters
+    ----------
+    conn : Connection
+    signatures : sequence of LeakSignatures
+        With stored channel ids.
+    model : str
+        Which hydraulic model they come from, for people.
+    computed_at : datetime
+        Aware.
+    """
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO leak_signature (zone_id, pipe_ids, channel_ids, fall_kpa_per_m3ph, model, computed_at) VALUES (%s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (zone_id) DO UPDATE SET pipe_ids = excluded.pipe_ids, channel_ids = excluded.channel_ids,"
+            " fall_kpa_per_m3ph = excluded.fall_kpa_per_m3ph, model = excluded.model, computed_at = excluded.computed_at",
+            [
+                (s.zone_id, list(s.pipe_ids), list(s.channel_ids), s.fall_kpa_per_m3ph.astype("<f8").tobytes(), model, computed_at)
+                for s in signatures
+            ],
+        )
+
+
+def load_leak_signatures(conn: Connection[Any], site_id: str) -> tuple[LeakSignatures, ...]:
+    """Return the leak signatures of a site's zones, by zone id."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT zone_id, pipe_ids, channel_ids, fall_kpa_per_m3ph FROM leak_signature JOIN zone USING (zone_id)"
+            " WHERE site_id = %s ORDER BY zone_id",
+            (site_id,),
+        ).fetchall()
+    return tuple(
+        LeakSignatures(
+            zone_id, tuple(pipes), tuple(channels), np.frombuffer(fall, "<f8").reshape(len(pipes), len(channels)).astype(np.float64)
+        )
+        for zone_id, pipes, channels, fall in rows
+    )
+
+
+def _upsert(cursor: psycopg.Cursor[Any], table: str, columns: Sequence[str], keys: int, values: Sequence[object]) -> None:
+    """Insert or update rows; the first `keys` columns are the key, and an unchanged row is not written."""
+    if not values:
+        return
+    key, rest = ", ".join(columns[:keys]), columns[keys:]
+    change = ", ".join(f"{name} = excluded.{name}" for name in rest)
+    old, new = (", ".join(f"{where}.{name}" for name in rest) for where in (table, "excluded"))
+    statement = (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"  # noqa: S608 constants only
+        f" ON CONFLICT ({key}) DO UPDATE SET {change} WHERE ({old}) IS DISTINCT FROM ({new})"
+    )
+    cursor.executemany(statement.encode(), [_row(value, columns) for value in values])
+
+
+def _update_channels(cursor: psycopg.Cursor[Any], channels: Sequence[Channel], ids: dict[tuple[str, str], int]) -> None:
+    """Update known channels under their ids, so that saving again takes no number from the sequence."""
+    if channels:
+        columns = _CHANNEL[2:]
+        statement = f"UPDATE channel SET ({', '.join(columns)}) = ROW ({', '.join(['%s'] * len(columns))}) WHERE channel_id = %s"  # noqa: S608 constants only
+        cursor.executemany(statement.encode(), [(*_row(c, columns), ids[c.device_id, c.name]) for c in channels])
+
+
+def _row(value: object, columns: Sequence[str]) -> list[Any]:
+    """Return the attributes named `columns`; mappings become jsonb."""
+    found = [getattr(value, name) for name in columns]
+    return [
+        Jsonb(dict(item)) if name in ("geometry", "attributes") and item is not None else item
+        for name, item in zip(columns, found, strict=True)
+    ]
+
+
+def _channel_ids(cursor: psycopg.Cursor[Any], device_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    rows = cursor.execute("SELECT device_id, name, channel_id FROM channel WHERE device_id = ANY(%s)", (list(device_ids),))
+    return {(device_id, name): channel_id for device_id, name, channel_id in rows}
+
+
+def _refuse_foreign(cursor: psycopg.Cursor[Any], registry: Registry, crews: Sequence[Crew]) -> None:
+    """Refuse ids that belong to another site already: ids are unique across sites."""
+    wanted = {
+        "zone": [zone.zone_id for zone in registry.zones],
+        "asset": [asset.asset_id for asset in registry.assets],
+        "device": [device.device_id for device in registry.devices],
+        "crew": [crew.crew_id for crew in crews],
+    }
+    problems: list[str] = []
+    for table, ids in wanted.items():
+        statement = f"SELECT {table}_id, site_id FROM {table} WHERE {table}_id = ANY(%s) AND site_id <> %s ORDER BY 1 LIMIT 5"  # noqa: S608 constants only
+        problems += [
+            f"{table} '{row[0]}' is in site '{row[1]}'" for row in cursor.execute(statement.encode(), (ids, registry.site.site_id))
+        ]
+    if problems:
+        raise OperatorError(f"site '{registry.site.site_id}' cannot use ids that belong to another site: " + "; ".join(problems))
+
+
+def _save_crews(cursor: psycopg.Cursor[Any], crews: Sequence[Crew]) -> None:
+    """Write crews; their skills and shifts become exactly those given."""
+    if not crews:
+        return
+    ids = [crew.crew_id for crew in crews]
+    skills = sorted({skill for crew in crews for skill in crew.skills})
+    _upsert(cursor, "crew", _CREW, 1, crews)
+    cursor.executemany("INSERT INTO skill (skill, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", [(s, s.replace("_", " ")) for s in skills])
+    cursor.execute("DELETE FROM crew_skill WHERE crew_id = ANY(%s)", (ids,))
+    cursor.executemany(
+        "INSERT INTO crew_skill (crew_id, skill) VALUES (%s, %s)", [(crew.crew_id, s) for crew in crews for s in set(crew.skills)]
+    )
+    cursor.execute("DELETE FROM shift WHERE crew_id = ANY(%s)", (ids,))
+    cursor.executemany(
+        "INSERT INTO shift (crew_id, starts_at, ends_at) VALUES (%s, %s, %s)",
+        [(crew.crew_id, shift.starts_at, shift.ends_at) for crew in crews for shift in crew.shifts],
+    )

@@ -1,0 +1,423 @@
+"""Findings, quarantine, checkpoints, holds, and the replay of stored readings."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
+
+from underway.model import Evidence, Fault, Finding, FindingKind, FindingPhase, Hold, InternalError, ReadingBatch, from_us, to_us
+from underway.store.pgcopy import Kind, decode
+
+FINDING_CHANNEL = "underway_finding"
+"""Channel of NOTIFY: a hint that there are new rows in ``finding``; the table is the truth."""
+PAYLOAD_KEPT_BYTES = 2048
+MESSAGE_CHARS_MAX = 1000
+TOPIC_CHARS_MAX = 500
+STATE_BYTES_MAX = 256 * 2**20
+REPLAY_ROWS = 200_000
+"""About how many readings a replay holds in memory at once (60 bytes each)."""
+
+_INSERT_FINDING = (
+    "INSERT INTO finding (finding_id, kind, phase, asset_id, zone_id, detector, detector_version, score, onset_at, detected_at, recorded_at,"
+    " historical, evidence, batch_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " ON CONFLICT (finding_id) DO NOTHING RETURNING finding_id"
+)
+_SELECT_FINDING = (
+    "SELECT seq, finding_id, kind, phase, asset_id, zone_id, detector, detector_version, score, onset_at, detected_at, evidence, historical"
+    " FROM finding"
+)
+_FINDING_LOCK = 0x756E6465  # the one lock under which finding.seq is given out
+
+
+# Evidence <-> jsonb ---------------------------------------------------------------------------------------------------------------------
+
+
+def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    """Return plain JSON values; what JSON cannot say becomes null: NaN, and infinity (an open band).
+
+    Examples
+    --------
+    >>> evidence_to_json(Evidence("x", 1.0, 2.0, 0.5, float("inf"), "kPa", 3.0, 1.0, "b1"))["band_high"] is None
+    True
+    """
+    plain: dict[str, Any] = _clean(msgspec.to_builtins(evidence, enc_hook=_numpy_to_builtin))
+    return plain
+
+
+def evidence_from_json(value: Mapping[str, Any]) -> Evidence:
+    """Return the evidence that `evidence_to_json` wrote; null is an open band (-inf, +inf) or NaN."""
+    plain = dict(value)
+    _restore(plain, _EVIDENCE_NULL)
+    plain["drivers"] = [dict(driver) for driver in plain.get("drivers", ())]
+    for driver in plain["drivers"]:
+        _restore(driver, _DRIVER_NULL)
+    return msgspec.convert(plain, Evidence)
+
+
+_EVIDENCE_NULL = {
+    **dict.fromkeys(("observed", "expected", "statistic", "threshold"), math.nan),
+    "band_low": -math.inf,
+    "band_high": math.inf,
+}
+_DRIVER_NULL = dict.fromkeys(("observed", "expected", "sigma"), math.nan)
+
+
+def _numpy_to_builtin(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise NotImplementedError(f"evidence must hold plain values or numpy ones, got {value!r}")
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return safe_text(value, MESSAGE_CHARS_MAX)
+    if isinstance(value, dict):
+        return {_clean(key) if isinstance(key, str) else str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _restore(plain: dict[str, Any], null_means: Mapping[str, float]) -> None:
+    for name, number in null_means.items():
+        if plain.get(name) is None:
+            plain[name] = number
+
+
+def safe_text(text: str, chars_max: int) -> str:
+    r"""Return `text` as PostgreSQL takes it: no NUL, no lone surrogate, at most `chars_max` characters.
+
+    Examples
+    --------
+    >>> safe_text("a" + chr(0) + chr(0xD800), 20)
+    'a\\x00\\ud800'
+    """
+    plain = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return plain if len(plain) <= chars_max else plain[: chars_max - 1] + "…"
+
+
+# findings -------------------------------------------------------------------------------------------------------------------------------
+
+
+def save_findings(conn: Connection[Any], findings: Sequence[Finding], batch_id: int, recorded_at: datetime) -> tuple[Finding, ...]:
+    """Store findings and return those that were not there before, in order.
+
+    Parameters
+    ----------
+    conn : Connection
+        Inside the caller's transaction.
+    findings : sequence of Finding
+    batch_id : int
+        The batch whose readings made the detectors speak.
+    recorded_at : datetime
+        When the store was told, aware.
+
+    Notes
+    -----
+    A lock until commit makes ``seq`` grow in the order of commits, so that a reader who remembers the last ``seq`` misses nothing.
+    """
+    if not findings:
+        return ()
+    rows = [
+        (
+            finding.finding_id,
+            finding.kind,
+            finding.phase,
+            finding.asset_id,
+            finding.zone_id,
+            finding.detector,
+            finding.detector_version,
+            float(finding.score),
+            from_us(finding.onset_us),
+            from_us(finding.detected_us),
+            recorded_at,
+            bool(finding.historical),
+            Jsonb(evidence_to_json(finding.evidence)),
+            batch_id,
+        )
+        for finding in findings
+    ]
+    fresh: list[Finding] = []
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_FINDING_LOCK,))
+        cursor.executemany(_INSERT_FINDING, rows, returning=True)
+        for finding, result in zip(findings, cursor.results(), strict=True):
+            if result.fetchone() is not None:
+                fresh.append(finding)
+    return tuple(fresh)
+
+
+def announce_findings(conn: Connection[Any], findings: Sequence[Finding]) -> None:
+    """Tell listeners of `FINDING_CHANNEL` that there are new findings; inside a transaction they hear it at its commit."""
+    if findings:
+        conn.execute("SELECT pg_notify(%s, %s)", (FINDING_CHANNEL, str(len(findings))))
+
+
+def findings_after(conn: Connection[Any], seq: int, limit: int = 500) -> tuple[tuple[int, Finding], ...]:
+    """Return at most `limit` findings with a greater ``seq``, each with its ``seq``, in order."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_SELECT_FINDING + " WHERE seq > %s ORDER BY seq LIMIT %s", (seq, limit)).fetchall()
+    return tuple((row[0], _finding(row[1:])) for row in rows)
+
+
+def load_finding(conn: Connection[Any], finding_id: UUID) -> Finding | None:
+    """Return one finding, or None."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(_SELECT_FINDING + " WHERE finding_id = %s", (finding_id,)).fetchone()
+    return None if row is None else _finding(row[1:])
+
+
+def _finding(row: tuple[Any, ...]) -> Finding:
+    identity, kind, phase, asset_id, zone_id, detector, version, score, onset_at, detected_at, evidence, historical = row
+    return Finding(
+        identity,
+        FindingKind(kind),
+        FindingPhase(phase),
+        asset_id,
+        zone_id,
+        detector,
+        version,
+        score,
+        to_us(onset_at),
+        to_us(detected_at),
+        evidence_from_json(evidence),
+        historical,
+    )
+
+
+# quarantine -----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineEntry:
+    """One fault of one message, with the bytes as they came."""
+
+    received_at: datetime
+    dialect: str
+    topic: str
+    payload: bytes
+    fault: Fault
+
+
+def save_quarantine(conn: Connection[Any], entries: Sequence[QuarantineEntry]) -> int:
+    """Store faults; the same topic, reason and payload again only counts up. Return the number of entries.
+
+    The first `PAYLOAD_KEPT_BYTES` of the payload are kept, with the length and the SHA-256 of all of it.
+    """
+    rows = [
+        {
+            "at": entry.received_at,
+            "dialect": entry.dialect,
+            "topic": safe_text(entry.topic, TOPIC_CHARS_MAX),
+            "device_id": None if entry.fault.device_id is None else safe_text(entry.fault.device_id, TOPIC_CHARS_MAX),
+            "reason": entry.fault.reason,
+            "message": safe_text(entry.fault.message, MESSAGE_CHARS_MAX),
+            "payload": entry.payload[:PAYLOAD_KEPT_BYTES],
+            "bytes": len(entry.payload),
+            "sha": hashlib.sha256(entry.payload).hexdigest(),
+        }
+        for entry in entries
+    ]
+    if rows:
+        with conn.transaction(), conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO quarantine (received_at, last_at, dialect, topic, device_id, reason, message, payload, payload_bytes, payload_sha)"
+                " VALUES (%(at)s, %(at)s, %(dialect)s, %(topic)s, %(device_id)s, %(reason)s, %(message)s, %(payload)s, %(bytes)s, %(sha)s)"
+                " ON CONFLICT (topic, reason, payload_sha) DO UPDATE SET count = quarantine.count + 1,"
+                " last_at = greatest(quarantine.last_at, excluded.last_at)",
+                rows,
+            )
+    return len(rows)
+
+
+def prune_quarantine(conn: Connection[Any], rows_max: int) -> int:
+    """Delete the entries seen longest ago beyond `rows_max`; return how many."""
+    return conn.execute(
+        "DELETE FROM quarantine WHERE quarantine_id IN"
+        " (SELECT quarantine_id FROM quarantine ORDER BY last_at DESC, quarantine_id DESC OFFSET %s)",
+        (rows_max,),
+    ).rowcount
+
+
+# checkpoints ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """State of the detectors of one partition after every batch up to ``batch_id``."""
+
+    partition: str
+    batch_id: int
+    saved_at: datetime
+    version: str
+    state: bytes
+
+
+def save_checkpoint(conn: Connection[Any], checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a partition.
+
+    Raises
+    ------
+    InternalError
+        When the state is larger than `STATE_BYTES_MAX`: detector state must be bounded.
+    """
+    if len(checkpoint.state) > STATE_BYTES_MAX:
+        raise InternalError(
+            f"the detector state of '{checkpoint.partition}' must have at most {STATE_BYTES_MAX} bytes, got {len(checkpoint.state)}"
+        )
+    conn.execute(
+        "INSERT INTO checkpoint (partition, batch_id, saved_at, version, state) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (partition) DO UPDATE"
+        " SET batch_id = excluded.batch_id, saved_at = excluded.saved_at, version = excluded.version, state = excluded.state",
+        (checkpoint.partition, checkpoint.batch_id, checkpoint.saved_at, checkpoint.version, checkpoint.state),
+    )
+
+
+def load_checkpoint(conn: Connection[Any], partition: str) -> Checkpoint | None:
+    """Return the checkpoint of a partition, or None."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(
+            "SELECT partition, batch_id, saved_at, version, state FROM checkpoint WHERE partition = %s", (partition,), binary=True
+        ).fetchone()
+    return None if row is None else Checkpoint(*row)
+
+
+# replay ---------------------------------------------------------------------------------------------------------------------------------
+
+_REPLAY_COLUMNS = {
+    "batch_id": Kind.INT8,
+    "channel_id": Kind.INT4,
+    "observed_us": Kind.INSTANT,
+    "received_us": Kind.INSTANT,
+    "value": Kind.FLOAT8,
+    "quality": Kind.INT2,
+    "reason": Kind.INT2,
+    "flags": Kind.INT2,
+}
+_COPY_OUT = (
+    b"COPY (SELECT batch_id, channel_id, observed_at, received_at, value, quality, reason, flags FROM reading"
+    b" WHERE batch_id > %s AND batch_id <= %s ORDER BY batch_id, observed_at, channel_id) TO STDOUT (FORMAT binary)"
+)
+
+
+def readings_after(conn: Connection[Any], batch_id: int, *, rows: int = REPLAY_ROWS) -> Iterator[tuple[int, ReadingBatch]]:
+    """Yield the stored readings of every later batch, in the order in which batches were stored.
+
+    Inside a batch the order is that of `ReadingBatch.in_event_order`: (observed time, channel). A batch without new readings yields nothing.
+
+    Parameters
+    ----------
+    conn : Connection
+        Free for other statements between two items.
+    batch_id : int
+        The last batch that is already known; 0 for all.
+    rows : int
+        About how many readings are held in memory at once.
+    """
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        found = cursor.execute("SELECT coalesce(max(batch_id), 0) FROM reading").fetchone()
+        assert found is not None
+        last, span = int(found[0]), 64
+        while batch_id < last:
+            upto = min(batch_id + span, last)
+            with cursor.copy(_COPY_OUT, (batch_id, upto)) as copy:
+                columns = decode(b"".join(bytes(part) for part in copy), _REPLAY_COLUMNS)
+            batches = columns.pop("batch_id")
+            columns.update({name: columns[name].astype(np.uint8) for name in ("quality", "reason", "flags")})
+            window = ReadingBatch(**columns)
+            starts = np.flatnonzero(np.diff(batches, prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(batches)], strict=True):
+                yield int(batches[start]), window.take(slice(start, stop))
+            batch_id = upto
+            span = span * 2 if len(batches) < rows // 2 else max(1, span // 2) if len(batches) > rows else span
+
+
+# holds ----------------------------------------------------------------------------------------------------------------------------------
+
+_SELECT_HOLD_STEPS = (
+    "SELECT batch_id, hold_id, zone_id, asset_id, held_at, released_at, verdict FROM"
+    " (SELECT hold_id, 0 AS step, held_batch_id AS batch_id, zone_id, asset_id, held_at, NULL::timestamptz AS released_at, '' AS verdict FROM hold"
+    " UNION ALL SELECT hold_id, 1, released_batch_id, zone_id, asset_id, held_at, released_at, verdict FROM hold WHERE released_at IS NOT NULL)"
+    " AS told"
+)
+
+
+def pending_holds(conn: Connection[Any]) -> tuple[Hold, ...]:
+    """Return the holds and releases that detectors were not told yet, in the order in which to tell them.
+
+    A hold that was placed and released in between comes twice: first lasting, then released.
+    """
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_SELECT_HOLD_STEPS + " WHERE batch_id IS NULL ORDER BY hold_id, step").fetchall()
+    return tuple(_hold(row[1:]) for row in rows)
+
+
+def mark_holds(conn: Connection[Any], holds: Sequence[Hold], batch_id: int) -> None:
+    """Note that detectors were told of `holds` before the batch `batch_id`; a replay tells them there again."""
+    held = [hold.hold_id for hold in holds if hold.released_us is None]
+    released = [hold.hold_id for hold in holds if hold.released_us is not None]
+    with conn.transaction():
+        if held:
+            conn.execute("UPDATE hold SET held_batch_id = %s WHERE hold_id = ANY(%s) AND held_batch_id IS NULL", (batch_id, held))
+        if released:
+            conn.execute(
+                "UPDATE hold SET released_batch_id = %s WHERE hold_id = ANY(%s) AND released_batch_id IS NULL", (batch_id, released)
+            )
+
+
+def holds_after(conn: Connection[Any], batch_id: int) -> tuple[tuple[int, Hold], ...]:
+    """Return what detectors were told before batches later than `batch_id`, each with its batch, in that order."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_SELECT_HOLD_STEPS + " WHERE batch_id > %s ORDER BY batch_id, hold_id, step", (batch_id,)).fetchall()
+    return tuple((row[0], _hold(row[1:])) for row in rows)
+
+
+def _hold(row: tuple[Any, ...]) -> Hold:
+    hold_id, zone_id, asset_id, held_at, released_at, verdict = row
+    return Hold(hold_id, zone_id, asset_id, to_us(held_at), None if released_at is None else to_us(released_at), verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStep:
+    """What to do again for one batch: first tell the holds, then step the readings (maybe none)."""
+
+    batch_id: int
+    holds: tuple[Hold, ...]
+    readings: ReadingBatch
+
+
+def replay_after(conn: Connection[Any], batch_id: int) -> Iterator[ReplayStep]:
+    """Yield holds and readings of every later batch, merged in the order in which detectors saw them."""
+    waiting = list(holds_after(conn, batch_id))
+    for current, readings in readings_after(conn, batch_id):
+        while waiting and waiting[0][0] < current:
+            yield _holds_only(waiting)
+        told: list[Hold] = []
+        while waiting and waiting[0][0] == current:
+            told.append(waiting.pop(0)[1])
+        yield ReplayStep(current, tuple(told), readings)
+    while waiting:
+        yield _holds_only(waiting)
+
+
+def _holds_only(waiting: list[tuple[int, Hold]]) -> ReplayStep:
+    """Take the holds of the first batch in `waiting`."""
+    batch_id = waiting[0][0]
+    told: list[Hold] = []
+    while waiting and waiting[0][0] == batch_id:
+        told.append(waiting.pop(0)[1])
+    return ReplayStep(batch_id, tuple(told), ReadingBatch.empty())
