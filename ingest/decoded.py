@@ -96,6 +96,8 @@ class FaultList:
         """Return what was collected."""
         if self._more:
             last = self._faults[-1]
-            self._faults[-1] = Fault(last.reason, f"{last.message}; and {self._more} more faults in this message", last.device_id, last.channel)
+            self._faults[-1] = Fault(
+                last.reason, f"{last.message}; and {self._more} more faults in this message", last.device_id, last.channel
+            )
             self._more = 0
         return tuple(self._faults)

@@ -51,7 +51,10 @@ def decode(topic: str, payload: bytes) -> tuple[str, Decoded]:
     """Return the name of the dialect spoken on `topic` and what it makes of the message; never raises."""
     dialect = _ONLY if _ONLY is not None else dialect_of(topic)
     if dialect is None:
-        fault = Fault(FaultReason.TOPIC_UNKNOWN, f"no dialect is spoken on topic {topic[:160]!r}; known: {', '.join(d.topic_filter for d in DIALECTS)}")
+        fault = Fault(
+            FaultReason.TOPIC_UNKNOWN,
+            f"no dialect is spoken on topic {topic[:160]!r}; known: {', '.join(d.topic_filter for d in DIALECTS)}",
+        )
         return NO_DIALECT, Decoded(None, (), (fault,))
     return dialect.name, dialect.decode(topic, payload)
 

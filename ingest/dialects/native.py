@@ -48,14 +48,15 @@ _decode_json = msgspec.json.Decoder().decode
 def decode(topic: str, payload: bytes) -> Decoded:
     """Return what one message says; never raises.
 
-    A bad field costs a field, a bad reading a reading, a bad message the message; everything that is lost is a fault with one readable sentence.
+    A bad field costs a field, a bad reading a reading, a bad message the message; whatever is lost is a fault with one readable sentence.
 
     Parameters
     ----------
     topic : str
         ``uw/{site_id}/{device_id}/telemetry``.
     payload : bytes
-        UTF-8 JSON, at most 256 kB: ``{"at", "values", "units"}`` or ``{"readings": [{"at", "values"}, ...], "units"}``; at most 1000 readings of 64 values.
+        UTF-8 JSON, at most 256 kB: ``{"at", "values", "units"}`` or ``{"readings": [{"at", "values"}, ...], "units"}``; at most 1000 readings
+        of 64 values each.
 
     Returns
     -------
@@ -76,7 +77,9 @@ def decode(topic: str, payload: bytes) -> Decoded:
     """
     address = _address(topic) if len(topic) <= TOPIC_CHARS_MAX else None
     if address is None:
-        return Decoded(None, (), (Fault(FaultReason.TOPIC_UNKNOWN, f"a topic must look like 'uw/{{site}}/{{device}}/telemetry' {_got(topic, topic)}"),))
+        return Decoded(
+            None, (), (Fault(FaultReason.TOPIC_UNKNOWN, f"a topic must look like 'uw/{{site}}/{{device}}/telemetry' {_got(topic, topic)}"),)
+        )
     site_id, device_id = address
     faults = FaultList(device_id)
     document = _document(topic, payload, faults)
@@ -97,7 +100,7 @@ def _address(topic: str) -> tuple[str, str] | None:
 
 
 def _where(topic: str) -> str:
-    return f"topic {ascii(topic[:TOPIC_CHARS_MAX])}"
+    return f"topic {topic[:TOPIC_CHARS_MAX]!a}"
 
 
 def _got(value: object, topic: str) -> str:
@@ -107,7 +110,9 @@ def _got(value: object, topic: str) -> str:
 def _document(topic: str, payload: bytes, faults: FaultList) -> dict[str, Any] | None:
     """Return the JSON object of a message, or None with a fault added."""
     if len(payload) > PAYLOAD_BYTES_MAX:
-        faults.add(FaultReason.PAYLOAD_TOO_LARGE, f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)} ({_where(topic)})")
+        faults.add(
+            FaultReason.PAYLOAD_TOO_LARGE, f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)} ({_where(topic)})"
+        )
         return None
     try:
         document = _decode_json(payload)
@@ -116,7 +121,10 @@ def _document(topic: str, payload: bytes, faults: FaultList) -> dict[str, Any] |
         try:
             document = json.loads(payload.decode())
         except UnicodeDecodeError as error:
-            faults.add(FaultReason.PAYLOAD_NOT_UTF8, f"a payload must be UTF-8 text, got byte 0x{payload[error.start]:02x} at position {error.start} ({_where(topic)})")
+            faults.add(
+                FaultReason.PAYLOAD_NOT_UTF8,
+                f"a payload must be UTF-8 text, got byte 0x{payload[error.start]:02x} at position {error.start} ({_where(topic)})",
+            )
             return None
         except (ValueError, RecursionError):
             faults.add(FaultReason.PAYLOAD_NOT_JSON, f"a payload must be JSON, got {shown(bytes(payload[:40]))} ({_where(topic)})")
@@ -131,7 +139,9 @@ def _message(topic: str, device_id: str, document: dict[str, Any], samples: list
     units: dict[str, str] = document.get("units", _NO_UNITS)
     if not isinstance(units, dict):
         # without its unit a value could be read wrong by a factor: better no value
-        faults.add(FaultReason.SCHEMA, f"'units' must be an object of channel to unit, {_got(units, topic)}; no value of the message was taken")
+        faults.add(
+            FaultReason.SCHEMA, f"'units' must be an object of channel to unit, {_got(units, topic)}; no value of the message was taken"
+        )
         return
     unreadable: set[str] = set()
     for channel, unit in units.items():
@@ -147,7 +157,10 @@ def _message(topic: str, device_id: str, document: dict[str, Any], samples: list
         return
     readings = document["readings"]
     if "values" in document or "at" in document:
-        faults.add(FaultReason.SCHEMA, f"a message must have either 'readings' or 'at' and 'values', got both; 'readings' were taken ({_where(topic)})")
+        faults.add(
+            FaultReason.SCHEMA,
+            f"a message must have either 'readings' or 'at' and 'values', got both; 'readings' were taken ({_where(topic)})",
+        )
     if not isinstance(readings, list) or not readings:
         faults.add(FaultReason.SCHEMA, f"'readings' must be an array of 1..{READINGS_MAX} objects, {_got(readings, topic)}")
         return
@@ -162,7 +175,9 @@ def _message(topic: str, device_id: str, document: dict[str, Any], samples: list
         if isinstance(reading, dict):
             _reading(topic, device_id, reading, units, unreadable, samples, faults, place)
         else:
-            faults.add(FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({_where(topic)}{place})")
+            faults.add(
+                FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({_where(topic)}{place})"
+            )
 
 
 _NO_UNITS: dict[str, str] = {}
@@ -179,10 +194,7 @@ def _reading(
     place: str,
 ) -> None:
     at = reading.get("at")
-    if type(at) is str:
-        observed_us = _instant_us(at) if len(at) <= AT_CHARS_MAX else None
-    else:
-        observed_us = _milliseconds_us(at)
+    observed_us = _instant_us(at) if type(at) is str and len(at) <= AT_CHARS_MAX else _milliseconds_us(at)
     if observed_us is None:
         got = shown(at) if "at" in reading else "nothing"
         faults.add(
@@ -209,7 +221,10 @@ def _reading(
         problem: tuple[FaultReason, str] | None = None
         quality = GOOD
         if len(channel) > CHANNEL_CHARS_MAX or not _is_channel_name(channel):
-            problem = FaultReason.SCHEMA, f"a channel name must be 1..{CHANNEL_CHARS_MAX} letters, digits, '_', '.' or '-', got {shown(channel)}"
+            problem = (
+                FaultReason.SCHEMA,
+                f"a channel name must be 1..{CHANNEL_CHARS_MAX} letters, digits, '_', '.' or '-', got {shown(channel)}",
+            )
         elif type(value) is dict and "v" in value:
             said = value.get("q", "good")
             graded = QUALITIES.get(said) if type(said) is str else None
