@@ -1,1 +1,1 @@
-"""detectors."""
+"""Readings to findings: pure, columnar, one method a file. No I/O, no clock."""

@@ -1,1 +1,1 @@
-"""water."""
+"""Water: net inflow of zones, and where a leak is."""
