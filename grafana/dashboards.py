@@ -115,7 +115,7 @@ def operations(base_url: str = DEFAULT_BASE_URL) -> dict[str, Any]:
         for member in members:
             board = board.with_panel(member)
     encoded: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
-    encoded["annotations"] = {"list": _annotations()}
+    encoded["annotations"] = {"list": json.loads(json.dumps(_annotations(), cls=JSONEncoder))}
     for number, panel in enumerate(encoded["panels"], start=1):
         panel["id"] = number
     return encoded
@@ -129,7 +129,7 @@ def _annotations() -> list[dict[str, Any]]:
             "enable": True,
             "iconColor": color,
             "datasource": {"type": DATASOURCE_TYPE, "uid": DATASOURCE_UID},
-            "target": SqlQuery("Anno", sql.strip(), "table").to_json(),
+            "target": SqlQuery("Anno", sql.strip(), "table"),
         }
         for name, (color, sql) in panels.ANNOTATIONS.items()
     ]
