@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -149,6 +149,16 @@ def start_embedded(folder: Path, *, database: str = "underway", durable: bool = 
     except BaseException:
         lock.close()
         raise
+
+
+@contextlib.contextmanager
+def embedded_postgres(folder: Path, *, database: str = "underway", durable: bool = False) -> Iterator[str]:
+    """Run a server for the length of a ``with`` block and give its URL: for demonstrations and tests.
+
+    Their data may be thrown away, so commits need not survive the machine's end (see `start_embedded`); they survive that of every process.
+    """
+    with start_embedded(folder, database=database, durable=durable) as server:
+        yield server.url
 
 
 def _start(programs: Path, home: Path, user: pwd.struct_passwd | None, lock: IO[str], database: str, durable: bool) -> EmbeddedPostgres:

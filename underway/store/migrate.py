@@ -61,11 +61,12 @@ class MigrationReport:
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """Where a database stands: applied files with their time, pending files, files that changed after they were applied."""
+    """Where a database stands: applied and pending files, why it cannot be migrated, and when that was done last."""
 
-    applied: tuple[tuple[str, datetime], ...]
+    applied: tuple[str, ...]
     pending: tuple[str, ...]
     problems: tuple[str, ...]
+    last_applied_at: datetime | None
     features: DatabaseFeatures
 
     @property
@@ -152,9 +153,10 @@ def status(database: Connection[Any] | str, migrations: Sequence[Migration] | No
             there = cursor.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone()
         applied = _applied(conn) if there == (True,) else {}
         return MigrationStatus(
-            tuple((f"{version:04d}_{name}.sql", applied_at) for version, (name, _, applied_at) in sorted(applied.items())),
+            tuple(f"{version:04d}_{name}.sql" for version, (name, _, _) in sorted(applied.items())),
             tuple(m.label for m in plan if m.version not in applied),
             tuple(_problems(applied, plan)),
+            max((applied_at for _, _, applied_at in applied.values()), default=None),
             detect(conn),
         )
 

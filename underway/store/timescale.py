@@ -72,26 +72,20 @@ class DatabaseFeatures:
     continuous_aggregates: tuple[str, ...] = ()
     retention: tuple[tuple[str, str], ...] = ()
 
-    def table(self) -> tuple[tuple[str, bool, str], ...]:
-        """Return one row a feature for people: name, whether it is on, and what is there or would be needed."""
-        community = "needs the community edition" if self.edition is not Edition.COMMUNITY else "not set up"
-        extension = "not on this server" if self.timescale_offered is None else f"{self.timescale_offered} is offered, not installed"
-        return (
-            ("PostgreSQL", True, self.postgres_version),
-            (
-                "TimescaleDB",
-                self.timescale_version is not None,
-                extension if self.timescale_version is None else f"{self.timescale_version} {self.edition}",
-            ),
-            ("hypertables", bool(self.hypertables), ", ".join(self.hypertables) or "plain tables"),
-            ("columnstore", bool(self.columnstore), ", ".join(self.columnstore) or community),
-            (
-                "continuous aggregates",
-                bool(self.continuous_aggregates),
-                ", ".join(self.continuous_aggregates) or f"{_HOURLY} is a plain view; {community}",
-            ),
-            ("retention", bool(self.retention), ", ".join(f"{table} after {age}" for table, age in self.retention) or "nothing is dropped"),
+    def table(self) -> dict[str, str]:
+        """Return what is there, or what would be needed, by the name of the feature: for people."""
+        community = "not set up" if self.edition is Edition.COMMUNITY else "off: needs the community edition"
+        extension = (
+            "off: not on this server" if self.timescale_offered is None else f"off: {self.timescale_offered} is offered, not installed"
         )
+        return {
+            "PostgreSQL": self.postgres_version,
+            "TimescaleDB": extension if self.timescale_version is None else f"{self.timescale_version}, {self.edition} edition",
+            "hypertables": ", ".join(self.hypertables) or "off: plain tables",
+            "columnstore": ", ".join(self.columnstore) or community,
+            "continuous aggregates": ", ".join(self.continuous_aggregates) or f"{community}; {_HOURLY} is a plain view",
+            "retention": ", ".join(f"{table} after {age}" for table, age in self.retention) or "off: nothing is dropped",
+        }
 
 
 @dataclass(frozen=True, slots=True)
