@@ -152,7 +152,7 @@ class PahoSource:
         self._protocol_wanted = self._protocol
         self._established = False
         self._closed_early = 0
-        self._state = "connecting"
+        self._state = "disconnected"
         self._subscribed = False
         self._session_present = False
         self._received = self._acknowledged = self._stale = self._connections = self._full = 0
@@ -239,7 +239,7 @@ class PahoSource:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         if is_5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho does not annotate it
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
             properties.ReceiveMaximum = min(RECEIVE_MAXIMUM, self._count_max)
             client.connect_async(address.host, address.port, KEEPALIVE_S, clean_start=False, properties=properties)
@@ -299,10 +299,9 @@ class PahoSource:
         with self._ack_lock:
             self._generation += 1
         was_connected, self._subscribed = self._state == "connected", False
-        if self._closing:
+        if self._closing or self._state.startswith("refused"):
             return
-        if not self._state.startswith("refused"):
-            self._state = "disconnected"
+        self._state = "disconnected"
         if was_connected:
             log.warning("lost the connection to %r: %s", self._address, reason)
         else:
@@ -321,7 +320,7 @@ class PahoSource:
             topic = message.topic
         except UnicodeDecodeError:
             topic = NOT_UTF8_TOPIC
-        item = Message(topic, message.payload, self._now_us(), (self._generation, message.mid if message.qos else 0))
+        item = Message(topic, bytes(message.payload), self._now_us(), (self._generation, message.mid if message.qos else 0))
         with self._ready:
             if len(self._queue) >= self._count_max or self._queue_bytes >= self._bytes_max:
                 self._full += 1

@@ -57,6 +57,7 @@ class FaultReason(StrEnum):
     DEVICE_NOT_ACTIVE = "device_not_active"
     CHANNEL_UNKNOWN = "channel_unknown"
     TOO_MANY_READINGS = "too_many_readings"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""The ingest process: MQTT to the store through the detectors, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from threading import Event
+
+from detectors.bank import Bank
+from ingest.batcher import BatchLimits
+from ingest.dialects import DIALECTS
+from ingest.mqtt import PahoSource
+from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore
+from underway.model import Clock, to_us
+
+CLIENT_ID = "underway-ingest"
+
+
+def run(
+    mqtt_url: str,
+    database_url: str,
+    clock: Clock,
+    stop_event: Event,
+    site_id: str | None = None,
+    *,
+    client_id: str = CLIENT_ID,
+    ca_file: str = "",
+    batch_count: int = 5_000,
+    batch_age_s: float = 0.25,
+    queue_count: int = 20_000,
+    checkpoint_s: float = 30.0,
+) -> None:
+    """Run ingest until `stop_event` is set.
+
+    Parameters
+    ----------
+    mqtt_url : str
+        ``mqtt://`` or ``mqtts://``. A broker that is away is waited for.
+    database_url : str
+        A store that is away is waited for; nothing is acknowledged meanwhile.
+    clock : Clock
+        Stamps messages when they arrive.
+    site_id : str or None
+        None or empty: the only site.
+    client_id : str
+        Name of the persistent session at the broker: one process a name.
+    ca_file : str
+        Certificate authority for ``mqtts://``; empty: the system's.
+    batch_count : int
+        Most messages a transaction holds.
+    batch_age_s : float
+        Longest wait before a batch is committed, in s.
+    queue_count : int
+        Most messages held unacknowledged.
+    checkpoint_s : float
+        Time between two checkpoints of detector state, in s.
+
+    Raises
+    ------
+    SettingsError
+        When `mqtt_url` is not one.
+    OperatorError
+        When `database_url` is not one.
+    InternalError
+        When messages cannot be taken for a reason that lies with us.
+    """
+    site = site_id or None
+    source = PahoSource(
+        mqtt_url,
+        client_id,
+        [dialect.topic_filter for dialect in DIALECTS],
+        lambda: to_us(clock.now_at()),
+        queue_count_max=queue_count,
+        ca_file=ca_file,
+    )
+    try:
+        store = PostgresStore(database_url, site, os.getpid(), datetime.now(UTC))
+        settings = PipelineSettings(limits=BatchLimits(count_max=batch_count, age_s_max=batch_age_s), checkpoint_s=checkpoint_s)
+        Pipeline(source, store, Bank, clock, settings).run(stop_event)
+    finally:
+        source.close()
