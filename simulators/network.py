@@ -208,7 +208,7 @@ def to_lonlat(east_m: float, north_m: float, latitude_deg: float, longitude_deg:
     [3.0, 56.0]
     """
     lon = longitude_deg + east_m / (EARTH_M_PER_DEG * math.cos(math.radians(latitude_deg)))
-    return [round(lon, 6), round(latitude_deg + north_m / EARTH_M_PER_DEG, 6)]
+    return [round(float(lon), 6), round(float(latitude_deg + north_m / EARTH_M_PER_DEG), 6)]
 
 
 def partition(network: Network, count: int, rng: np.random.Generator) -> dict[str, int]:

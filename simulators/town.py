@@ -406,7 +406,7 @@ class _Builder:
     # --- water
 
     def lay_zones(self) -> None:
-        names = list(self.rng.permutation(np.array(ZONE_NAMES)))
+        names = [ZONE_NAMES[int(i)] for i in self.rng.permutation(len(ZONE_NAMES))]
         for index, zone in enumerate(sorted(set(self.zone_of_node.values()))):
             members = [n for n, z in self.zone_of_node.items() if z == zone]
             mains = [k for k in self.net.of_kind(LinkKind.PIPE) if self.zone_of_link(k) == zone]
@@ -420,7 +420,7 @@ class _Builder:
                 "people": people,
                 "mean_demand_m3ph": round(demand, 2),
             }
-            name = f"{names[index % len(names)]}"
+            name = names[index % len(names)]
             self.zones.append(Zone(zone, self.site_id, name, ZoneKind.DMA, shape, attributes))
             self.assets.append(Asset(f"dma:{zone}", self.site_id, zone, AssetClass.NETWORK, f"Network of {name}", shape, 4, attributes))
 
