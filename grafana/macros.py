@@ -181,8 +181,8 @@ def _variable(match: re.Match[str], scope: Scope) -> str:
     builtin = {"__interval": interval_text(scope.interval_s), "__interval_ms": f"{scope.interval_s * 1000:.0f}"}
     if name in builtin:
         return builtin[name]
-    if name in MACROS and match["plain"]:
-        return match[0]
+    if name.startswith("__") and match.string[match.end() : match.end() + 1] == "(":
+        return match[0]  # a macro
     values = scope.variables.get(name)
     if not values:
         raise MacroError(f"variable '{name}' must have a value, got {values!r}; known: {', '.join(sorted(scope.variables)) or 'none'}")

@@ -113,7 +113,7 @@ def push(
     """
     shown = _shown(url)
     api = _api(url, shown, token, timeout_s)
-    version = str(_ask(shown, "its health", lambda: api.health.check()).get("version", "unknown"))
+    version = _version(api, shown)
     folder = _ensure_folder(api, shown)
     datasource = _ensure_datasource(api, shown, datasource_uid, database_url, timescale)
     pushed = []
@@ -175,18 +175,34 @@ def _ask(url: str, what: str, call: Callable[[], T]) -> T:
                 403,
             ) from error
         raise GrafanaError(
-            f"grafana at '{url}' must take {what}, got {error.status_code}: {error.message}", url, error.status_code
+            f"grafana at '{url}' must take {what}, got {error.status_code}: {_message(error)}", url, error.status_code
         ) from error
     except GrafanaException as error:
         raise GrafanaUnreachable(f"grafana must answer at '{url}', got {error.message or 'no answer'}; is it up?", url) from error
-    except niquests.exceptions.JSONDecodeError as error:
-        raise GrafanaUnreachable(
-            f"grafana must answer with JSON at '{url}', got something else; is that the address of grafana?", url
-        ) from error
     except niquests.exceptions.RequestException as error:
         raise GrafanaUnreachable(
             f"grafana must answer at '{url}', got {type(error).__name__}; start it, or correct the address", url
         ) from error
+
+
+def _message(error: GrafanaException) -> str:
+    response = error.response
+    return str(response["message"]) if isinstance(response, dict) and "message" in response else str(error.message)
+
+
+def _version(api: Any, url: str) -> str:
+    try:
+        answer = _ask(url, "the token", lambda: api.client.GET("/frontend/settings"))
+    except GrafanaError as error:
+        if error.status != 404:
+            raise
+        answer = None
+    build = answer.get("buildInfo") if isinstance(answer, dict) else None
+    if not isinstance(build, dict):
+        raise GrafanaUnreachable(
+            f"grafana must answer at '{url}', got something else; is that the address of grafana, with its sub-path?", url
+        )
+    return str(build.get("version", "unknown"))
 
 
 def _missing(url: str, what: str, call: Callable[[], Any]) -> bool:

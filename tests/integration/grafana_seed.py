@@ -79,7 +79,9 @@ def registry() -> Registry:
         channels.append(Channel(0, device_id, name, quantity, unit, asset_id, zone, role, 0, top, 300))
 
     for n, zone in enumerate(ZONES):
-        assets.append(Asset(f"dma:{zone}", "town", zone, AssetClass.NETWORK, f"Network {zone}", {"type": "Point", "coordinates": _point(n * 900, 0)}))
+        assets.append(
+            Asset(f"dma:{zone}", "town", zone, AssetClass.NETWORK, f"Network {zone}", {"type": "Point", "coordinates": _point(n * 900, 0)})
+        )
         for k in range(SENSORS_PER_ZONE):
             corners = [_point(n * 900 + k * 200, 0), _point(n * 900 + k * 200 + 100, 60), _point(n * 900 + k * 200 + 200, 0)]
             line = {"type": "LineString", "coordinates": corners}
@@ -120,7 +122,9 @@ def _save_readings(conn: psycopg.Connection[Any], registry: Registry, rng: np.ra
             flags = np.full(n, ReadingFlag.HISTORICAL if hour < 6 else ReadingFlag.NONE, np.uint8)
             value = rng.normal(0.5 * channel.range_max, 1, n)
             parts.append(
-                ReadingBatch(np.full(n, channel.channel_id, np.int32), now_us, now_us + delay_us, value, quality, np.zeros(n, np.uint8), flags)
+                ReadingBatch(
+                    np.full(n, channel.channel_id, np.int32), now_us, now_us + delay_us, value, quality, np.zeros(n, np.uint8), flags
+                )
             )
         batch = ReadingBatch.concat(parts)
         with conn.transaction():
@@ -148,7 +152,13 @@ def _save_expectations(conn: psycopg.Connection[Any], rng: np.random.Generator) 
     burst = np.where((index == 0) & (at >= to_us(BURST_AT)), 14.0, 0.0)
     names = (*signals, *nights)
     batch = ExpectationBatch(
-        names, ("2026-02-25/2026-03-10",) * len(names), index, at, expected + rng.normal(0, 1, len(at)) + burst, expected, np.full(len(at), 1.2)
+        names,
+        ("2026-02-25/2026-03-10",) * len(names),
+        index,
+        at,
+        expected + rng.normal(0, 1, len(at)) + burst,
+        expected,
+        np.full(len(at), 1.2),
     )
     with conn.transaction():
         append_expectations(conn, batch, SignalIds())
@@ -259,7 +269,9 @@ def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> No
                 NOW_AT - timedelta(minutes=5) if closed else None,
             ),
         ).fetchone()[0]
-        for seq, (before, after) in enumerate((("NEW", "DISPATCHED"), ("DISPATCHED", "IN_PROGRESS"), ("IN_PROGRESS", "VERIFYING")), start=1):
+        for seq, (before, after) in enumerate(
+            (("NEW", "DISPATCHED"), ("DISPATCHED", "IN_PROGRESS"), ("IN_PROGRESS", "VERIFYING")), start=1
+        ):
             conn.execute(
                 """INSERT INTO order_event (subject_id, seq, event, from_state, to_state, actor, reason, at, action_id)
                    VALUES (%s, %s, 'step', %s, %s, 'crew-1', 'CREW_SAYS', %s, %s)""",
@@ -282,7 +294,15 @@ def _save_health(conn: psycopg.Connection[Any]) -> None:
         conn.execute(
             """INSERT INTO quarantine (received_at, last_at, dialect, topic, device_id, reason, message, payload, payload_bytes, payload_sha, count)
                VALUES (%s, %s, 'native', %s, 'pr-9', %s, %s, '\\x7b7d', 2, %s, %s)""",
-            (NOW_AT - timedelta(hours=n + 1), NOW_AT - timedelta(hours=n), f"uw/town/pr-{n}/telemetry", reason, f"{reason}: got 'x'", str(n), n + 1),
+            (
+                NOW_AT - timedelta(hours=n + 1),
+                NOW_AT - timedelta(hours=n),
+                f"uw/town/pr-{n}/telemetry",
+                reason,
+                f"{reason}: got 'x'",
+                str(n),
+                n + 1,
+            ),
         )
     conn.execute(
         """INSERT INTO service_status (service, pid, started_at, updated_at, facts) VALUES ('ingest', 4711, now() - interval '1 hour', now(), %s)

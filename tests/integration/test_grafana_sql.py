@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grafana_seed
+import psycopg
+import pytest
+
+from grafana import PanelResult, check_panels, render
+from grafana.check import queries
+from underway.store.embedded import start_embedded
+from underway.store.migrate import migrate
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def town_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = start_embedded(Path(tmp_path_factory.mktemp("grafana-pg")), durable=False)
+    try:
+        migrate(server.url, datetime.now(UTC))
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            grafana_seed.seed(conn)
+        yield server.url
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def conn(town_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(town_url, autocommit=True) as connection:
+        yield connection
+
+
+def bad(results: list[PanelResult]) -> list[str]:
+    return [f"{r.title} {r.ref_id}: {r.error or 'no rows'}" for r in results if r.error is not None or r.rows == 0]
+
+
+def test_every_panel_on_a_full_town_shows_something(conn: psycopg.Connection[Any]) -> None:
+    results = check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT)
+    assert len(results) > 30
+    assert bad(results) == []
+
+
+def test_every_panel_for_a_read_only_role_shows_the_same(conn: psycopg.Connection[Any]) -> None:
+    everything = check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT)
+    conn.execute("CREATE ROLE grafana_test_reader")
+    try:
+        conn.execute("SELECT board_grant('grafana_test_reader')")
+        conn.execute("SET ROLE grafana_test_reader")
+        assert check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT) == everything
+        for secret in (
+            "SELECT * FROM account",
+            "SELECT phone FROM crew",
+            "SELECT * FROM notification",
+            "SELECT board_grant('grafana_test_reader')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(secret)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("UPDATE alarm SET ack = 'acked'")
+    finally:
+        conn.execute("RESET ROLE")
+        conn.execute("DROP OWNED BY grafana_test_reader")
+        conn.execute("DROP ROLE grafana_test_reader")
+
+
+def test_every_panel_on_an_empty_range_fails_nowhere(conn: psycopg.Connection[Any]) -> None:
+    long_ago_at = grafana_seed.NOW_AT - timedelta(days=900)
+    assert [r for r in check_panels(conn, long_ago_at, long_ago_at + timedelta(hours=1)) if r.error] == []
+
+
+def test_check_panels_names_the_column_that_an_override_misses(conn: psycopg.Connection[Any]) -> None:
+    dashboards = render()
+    panel = next(p for p in dashboards["underway-operations.json"]["panels"] if p["title"] == "Service clocks")
+    panel["targets"][0]["rawSql"] = panel["targets"][0]["rawSql"].replace('AS "Used"', 'AS "Spent"')
+    broken = [r for r in check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT, dashboards=dashboards) if not r.ok]
+    assert [(r.title, r.error) for r in broken] == [
+        (
+            "Service clocks",
+            "the panel names columns that its query does not return: Used; it returns Order, Clock, State, Due, Spent, Paused",
+        )
+    ]
+
+
+def test_check_panels_reports_what_the_database_says_and_goes_on(conn: psycopg.Connection[Any]) -> None:
+    dashboards = render()
+    panel = next(p for p in dashboards["underway-operations.json"]["panels"] if p["title"] == "Findings")
+    panel["targets"][0]["rawSql"] = "SELECT * FROM no_such_table"
+    results = check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT, dashboards=dashboards)
+    assert [r.error for r in results if not r.ok] == ['relation "no_such_table" does not exist']
+
+
+def test_alarm_map_places_a_leak_on_its_most_probable_pipe(conn: psycopg.Connection[Any]) -> None:
+    row = conn.execute(
+        "SELECT b.point, board_point(a.geometry) FROM board_alarm b, asset a WHERE b.closed_at IS NULL AND a.asset_id = 'pipe-z1-1'"
+    )
+    here, pipe = row.fetchone() or (None, None)
+    assert pipe is not None
+    assert here == pipe
+
+
+@pytest.mark.parametrize(
+    ("condition", "ack", "suppression", "normal", "state"),
+    [
+        ("active", "unacked", "none", False, "UNACK"),
+        ("active", "acked", "none", False, "ACKED"),
+        ("normal", "unacked", "none", True, "RTNUN"),
+        ("normal", "acked", "none", True, "NORM"),
+        ("unknown", "unacked", "none", False, "UNACK"),
+        ("unknown", "unacked", "none", True, "RTNUN"),
+        ("active", "acked", "shelved", False, "SHLVD"),
+        ("active", "unacked", "by_design", False, "DSUPR"),
+        ("normal", "acked", "out_of_service", True, "OOSRV"),
+    ],
+)
+def test_board_alarm_derives_the_state_of_isa_18_2(
+    conn: psycopg.Connection[Any], condition: str, ack: str, suppression: str, normal: bool, state: str
+) -> None:
+    with conn.transaction(force_rollback=True):
+        conn.execute(
+            """INSERT INTO alarm (site_id, asset_id, alarm_type, priority, condition, ack, suppression, occurred_at, detected_at, raised_at,
+                                  normal_at)
+               VALUES ('town', 'other', 'test', 'low', %s, %s, %s, now(), now(), now(), CASE WHEN %s THEN now() END)""",
+            (condition, ack, suppression, normal),
+        )
+        assert conn.execute("SELECT state, rank FROM board_alarm WHERE alarm_type = 'test'").fetchone() == (state, 1)
+
+
+def test_board_now_follows_the_town_and_never_runs_ahead_of_it(conn: psycopg.Connection[Any]) -> None:
+    with conn.transaction(force_rollback=True):
+        conn.execute("UPDATE town_clock SET wall_at = now() - interval '10 seconds', speed = 600, ahead_s_max = 300")
+        assert conn.execute("SELECT board_now()").fetchone() == (grafana_seed.NOW_AT + timedelta(seconds=300),)
+        conn.execute("UPDATE town_clock SET wall_at = now() - interval '10 seconds', speed = 2")
+        assert conn.execute("SELECT board_now()").fetchone() == (grafana_seed.NOW_AT + timedelta(seconds=20),)
+        conn.execute("DELETE FROM town_clock")
+        assert conn.execute("SELECT board_now() = now()").fetchone() == (True,)
+
+
+def test_every_query_of_a_full_town_sorts_in_memory(conn: psycopg.Connection[Any]) -> None:
+    # a sort or hash on disk for one small town would mean that a query reads far more than it shows
+    conn.execute("SET temp_file_limit = 0")
+    try:
+        assert bad(check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT)) == []
+    finally:
+        conn.execute("RESET temp_file_limit")
+    assert all(query.sql for query in queries(render()["underway-operations.json"]))
