@@ -36,6 +36,7 @@ class AlarmEvent(StrEnum):
     DATA_STOPPED = "data_stopped"  # watchdog
     DATA_RESUMED = "data_resumed"  # watchdog
     GROUP = "group"  # policy
+    COMMENT = "comment"  # anybody in the control room
 
 
 class AlarmReason(StrEnum):
@@ -63,6 +64,7 @@ class AlarmReason(StrEnum):
     DATA_ARE_BACK = "data_are_back"
     COUNTED_WHILE_SUPPRESSED = "counted_while_suppressed"
     JOINED_INCIDENT = "joined_incident"
+    NOTED = "noted"
 
 
 class AlarmEffect(StrEnum):
@@ -461,6 +463,7 @@ ALARM_TABLE: Table[AlarmState, AlarmEvent, AlarmContext] = Table(
         ),
         AlarmTransition("T14 back", (U, A, R, *SUPPRESSED), E.DATA_RESUMED, None, AlarmReason.DATA_ARE_BACK, (), (X.MARK_FRESH,)),
         AlarmTransition("update", (U, A, R, *SUPPRESSED), E.UPDATE, None, AlarmReason.EVIDENCE_REFRESHED, (NOT_HISTORICAL,), (X.EVIDENCE,)),
+        AlarmTransition("comment", (U, A, R, *SUPPRESSED), E.COMMENT, None, AlarmReason.NOTED, (ACK_ROLE, REASON)),
         AlarmTransition("group", (U, A, R, *SUPPRESSED), E.GROUP, None, AlarmReason.JOINED_INCIDENT),
     ),
 )
