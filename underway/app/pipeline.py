@@ -398,7 +398,8 @@ class Pipeline:
     the bank are written together; the source is told after the commit.
 
     *A failed transaction.* The bank may have stepped, so it is thrown away and built again as after a start: last committed checkpoint, then every
-    later stored batch, with the holds at the batches at which they were told. The same messages are then tried again; if the lost commit had in
+    later stored batch, with the holds at the batches at which they were told; the findings of that replay have their old ids and are there already. The
+    same messages are then tried again; if the lost commit had in
     fact succeeded, they are all duplicates and nothing happens twice.
 
     *A poison message.* When a batch fails for another reason than an absent store, it is halved until the one message stands alone; that one goes
@@ -540,13 +541,23 @@ class Pipeline:
             if step.holds:
                 bank.hold(step.holds)
             if len(step.readings):
-                bank.step(step.readings)
+                self._save_again(bank.step(step.readings).findings, step.batch_id)
                 self._see(step.readings)
             batch_id = step.batch_id
             self.metrics.replayed_batches += 1
             self._say(self._monotonic_s())
         self._bank, self._batch_id = bank, batch_id
         self.state = PipelineState.RUNNING
+
+    def _save_again(self, findings: Sequence[Finding], batch_id: int) -> None:
+        """Store findings of a replay: those of the same detectors are all there; what a changed registry or version makes of old readings is not."""
+        if not findings:
+            return
+        now_at = self._clock.now_at()
+        old_us = to_us(now_at) - HOUR_US
+        dated = [dataclasses.replace(f, historical=True) if f.detected_us < old_us else f for f in findings]
+        with self._store.transaction() as tx:
+            self.metrics.findings += len(tx.save_findings(dated, batch_id, now_at))
 
     @property
     def _partition(self) -> str:

@@ -1,0 +1,546 @@
+"""Seeded worlds: a broker that delivers again and out of order, a store that loses commits, a process that dies anywhere. Both sides are counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingest.batcher import BatchLimits
+from ingest.mqtt import Message
+from underway.app.pipeline import Pipeline, PipelineSettings, PipelineState
+from underway.model import (
+    HOUR_US,
+    MINUTE_US,
+    Channel,
+    Device,
+    Evidence,
+    ExpectationBatch,
+    Finding,
+    FindingKind,
+    FindingPhase,
+    Hold,
+    InternalError,
+    LeakSignatures,
+    Quantity,
+    ReadingBatch,
+    Registry,
+    Signal,
+    Site,
+    StoreUnavailable,
+    finding_id,
+    from_us,
+    to_us,
+)
+from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
+
+START_AT = datetime(2026, 3, 1, tzinfo=UTC)
+SITE = Site("town", "Town", "UTC", 0.0, 0.0)
+
+
+def registry_of(count: int) -> Registry:
+    devices = tuple(Device(f"pr-{i}", "town", None, None, "m", "native", START_AT - timedelta(days=60)) for i in range(count))
+    channels = tuple(
+        Channel(i + 1, f"pr-{i}", "pressure", Quantity.PRESSURE, "kPa", None, None, "zone_pressure", 0.0, 1000.0, 300.0) for i in range(count)
+    )
+    return Registry(SITE, (), (), devices, channels)
+
+
+class Crash(BaseException):
+    """The process is gone: nothing of ours may catch it."""
+
+
+@dataclass
+class Faults:
+    """Raises at named points with a probability, from one seed; the record is the whole story."""
+
+    rng: np.random.Generator
+    probability: float
+    quiet: bool = False
+    record: list[str] = field(default_factory=list)
+
+    def at(self, point: str) -> None:
+        if self.quiet or self.rng.random() >= self.probability:
+            return
+        kind = "crash" if self.rng.random() < 0.5 else "away"
+        self.record.append(f"{point}:{kind}")
+        if kind == "crash":
+            raise Crash(point)
+        raise StoreUnavailable(f"cannot {point} now")
+
+
+@dataclass
+class World:
+    """Time moves only when somebody waits."""
+
+    now_us: int = to_us(START_AT)
+    wall_s: float = 0.0
+
+    def now_at(self) -> datetime:
+        return from_us(self.now_us)
+
+    def monotonic_s(self) -> float:
+        self.wall_s += 1e-4
+        return self.wall_s
+
+    def wait(self, seconds: float) -> None:
+        self.wall_s += seconds
+
+
+class Broker:
+    """QoS 1 with a persistent session: what is not acknowledged comes again after a reconnect, some of it out of order, some of it twice."""
+
+    def __init__(self, world: World, rng: np.random.Generator, in_flight_max: int) -> None:
+        self.world, self.rng, self.in_flight_max = world, rng, in_flight_max
+        self.waiting: list[tuple[str, bytes]] = []
+        self.in_flight: dict[int, tuple[str, bytes]] = {}
+        self.mid = 0
+        self.delivered = 0
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self.waiting.append((topic, payload))
+
+    def connect(self) -> BrokerSession:
+        self.waiting = list(self.in_flight.values()) + self.waiting
+        self.in_flight.clear()
+        return BrokerSession(self)
+
+    @property
+    def drained(self) -> bool:
+        return not self.waiting and not self.in_flight
+
+
+class BrokerSession:
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+
+    def poll(self, count_max: int, wait_s: float) -> list[Message]:
+        broker = self.broker
+        room = min(count_max, broker.in_flight_max - len(broker.in_flight), 1 + int(broker.rng.integers(0, 6)))
+        if room <= 0 or not broker.waiting:
+            broker.world.wait(wait_s)
+            return []
+        taken = []
+        for _ in range(min(room, len(broker.waiting))):
+            place = int(broker.rng.integers(0, min(4, len(broker.waiting))))
+            topic, payload = broker.waiting.pop(place)
+            broker.mid += 1
+            broker.in_flight[broker.mid] = (topic, payload)
+            taken.append(Message(topic, payload, broker.world.now_us, (1, broker.mid)))
+            broker.delivered += 1
+            if broker.rng.random() < 0.05:
+                broker.waiting.append((topic, payload))
+        return taken
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            del self.broker.in_flight[message.token[1]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"queued": 0, "subscribed": True, "state": "connected"}
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Tables:
+    """Everything that is committed."""
+
+    next_batch: int = 1
+    readings: dict[tuple[int, int], tuple[int, ReadingBatch]] = field(default_factory=dict)
+    findings: dict[Any, Finding] = field(default_factory=dict)
+    expectations: int = 0
+    quarantine: list[QuarantineEntry] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
+    holds: list[list[Any]] = field(default_factory=list)
+
+    def copy(self) -> Tables:
+        return Tables(
+            self.next_batch,
+            dict(self.readings),
+            dict(self.findings),
+            self.expectations,
+            list(self.quarantine),
+            self.checkpoint,
+            [list(h) for h in self.holds],
+        )
+
+
+class ModelStore:
+    """A store in memory with the transactional meaning of the real one, and faults."""
+
+    def __init__(self, registry: Registry, faults: Faults) -> None:
+        self.tables, self.faults, self.address_book = Tables(), faults, registry
+        self.refuses: bytes | None = None
+        self.said: dict[str, Any] = {}
+
+    def open(self) -> None:
+        self.faults.at("open")
+
+    def close(self) -> None:
+        pass
+
+    def registry(self) -> tuple[Registry, Sequence[LeakSignatures]] | None:
+        return self.address_book, ()
+
+    def registry_changed(self, *, ask: bool = False) -> bool:
+        return False
+
+    def checkpoint(self, partition: str) -> Checkpoint | None:
+        self.faults.at("read the checkpoint")
+        return self.tables.checkpoint
+
+    def replay_after(self, batch_id: int) -> Iterator[ReplayStep]:
+        batches: dict[int, list[ReadingBatch]] = {}
+        for number, row in self.tables.readings.values():
+            batches.setdefault(number, []).append(row)
+        told: dict[int, list[Hold]] = {}
+        for hold, number in self.tables.holds:
+            if number is not None:
+                told.setdefault(number, []).append(hold)
+        for number in sorted({*batches, *told}):
+            if number > batch_id:
+                self.faults.at("replay")
+                yield ReplayStep(number, tuple(told.get(number, ())), ReadingBatch.concat(batches.get(number, [])).in_event_order())
+
+    @contextmanager
+    def transaction(self) -> Iterator[ModelWriter]:
+        self.faults.at("begin")
+        work = self.tables.copy()
+        yield ModelWriter(work, self)
+        self.faults.at("commit")
+        work.next_batch = max(work.next_batch, self.tables.next_batch)
+        self.tables = work
+        self.faults.at("hear of the commit")
+
+    def write_status(self, facts: Mapping[str, Any]) -> None:
+        self.said = dict(facts)
+
+
+@dataclass
+class ModelWriter:
+    tables: Tables
+    store: ModelStore
+
+    def next_batch_id(self) -> int:
+        self.store.tables.next_batch += 1
+        return self.store.tables.next_batch
+
+    def pending_holds(self) -> Sequence[Hold]:
+        return [hold for hold, number in self.tables.holds if number is None]
+
+    def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
+        for row in self.tables.holds:
+            if row[1] is None and row[0] in holds:
+                row[1] = batch_id
+
+    def append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        self.store.faults.at("append")
+        new = np.zeros(len(batch), bool)
+        for i in range(len(batch)):
+            key = int(batch.channel_id[i]), int(batch.observed_us[i])
+            if key not in self.tables.readings:
+                self.tables.readings[key] = batch_id, batch.take(slice(i, i + 1))
+                new[i] = True
+        return new
+
+    def save_expectations(self, expectations: ExpectationBatch) -> None:
+        self.tables.expectations += len(expectations)
+
+    def save_findings(self, findings: Sequence[Finding], batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
+        self.store.faults.at("save findings")
+        fresh = [f for f in findings if f.finding_id not in self.tables.findings]
+        self.tables.findings.update({f.finding_id: f for f in fresh})
+        return fresh
+
+    def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
+        self.tables.quarantine.extend(entries)
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.store.faults.at("save the checkpoint")
+        self.tables.checkpoint = checkpoint
+
+
+@dataclass(frozen=True)
+class Output:
+    findings: tuple[Finding, ...]
+    expectations: ExpectationBatch
+
+
+class ChainBank:
+    """Its state is a hash over everything it ever saw, in order, and stands in every finding: the smallest difference shows."""
+
+    version = "chain-1"
+    poison: float | None = None
+
+    def __init__(self, registry: Registry, signatures: Sequence[LeakSignatures] = ()) -> None:
+        self.chain, self.count, self.newest_us, self.silent = b"", 0, 0, False
+
+    def step(self, batch: ReadingBatch) -> Output:
+        findings = []
+        for channel, at_us, value in zip(batch.channel_id.tolist(), batch.observed_us.tolist(), batch.value.tolist(), strict=True):
+            if value == self.poison:
+                raise ValueError("this detector has a bug")
+            self.chain = hashlib.sha256(self.chain + struct.pack("<qqd", channel, at_us, value)).digest()
+            self.count += 1
+            self.newest_us, self.silent = max(self.newest_us, at_us), False
+            if self.count % 5 == 0:
+                findings.append(self._finding(FindingKind.METER_STUCK, f"asset-{channel}-{self.chain.hex()[:12]}", at_us))
+        n = len(batch)
+        flat = np.zeros(n)
+        signal = Signal("asset/x/pressure", None, "x", "kPa")
+        return Output(tuple(findings), ExpectationBatch((signal,), ("b",), np.zeros(n, np.int32), batch.observed_us, flat, flat, flat))
+
+    def tick(self, now_us: int) -> Output:
+        empty = np.empty(0)
+        none = ExpectationBatch((), (), np.empty(0, np.int32), np.empty(0, np.int64), empty, empty, empty)
+        if self.silent or now_us - self.newest_us < HOUR_US:
+            return Output((), none)
+        self.silent = True
+        return Output((self._finding(FindingKind.COMMS_LOST, "all", self.newest_us + HOUR_US),), none)
+
+    def hold(self, holds: Sequence[Hold]) -> None:
+        for hold in holds:
+            self.chain = hashlib.sha256(self.chain + repr(hold).encode()).digest()
+
+    def state(self) -> bytes:
+        return json.dumps([self.chain.hex(), self.count, self.newest_us, self.silent]).encode()
+
+    def restore(self, state: bytes) -> None:
+        chain, self.count, self.newest_us, self.silent = json.loads(state)
+        self.chain = bytes.fromhex(chain)
+
+    def _finding(self, kind: FindingKind, asset_id: str, at_us: int) -> Finding:
+        evidence = Evidence("", 0.0, 0.0, 0.0, 0.0, "kPa", 0.0, 0.0, "b")
+        identity = finding_id("chain", "1", kind, FindingPhase.RAISE, asset_id, at_us, at_us)
+        return Finding(identity, kind, FindingPhase.RAISE, asset_id, None, "chain", "1", 1.0, at_us, at_us, evidence)
+
+
+def telemetry(device: int, at_us: int, value: object) -> tuple[str, bytes]:
+    return f"uw/town/pr-{device}/telemetry", json.dumps({"at": at_us // 1000, "values": {"pressure": value}}).encode()
+
+
+SETTINGS = PipelineSettings(limits=BatchLimits(count_max=9, age_s_max=1.0, linger_s=0.003), checkpoint_batches=4, status_s=0.5, tick_us=MINUTE_US)
+
+
+def live(world: World, store: ModelStore, broker: Broker, turns: int = 20_000) -> int:
+    """Run processes one after the other until the broker has nothing left; return how many there were."""
+    processes = 0
+    while turns > 0:
+        processes += 1
+        pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+        try:
+            while turns > 0:
+                turns -= 1
+                if turns < 4_000:
+                    store.faults.quiet = True
+                try:
+                    pipeline.turn()
+                except StoreUnavailable as error:
+                    pipeline.lose_store(error)
+                if broker.drained and pipeline.state == PipelineState.RUNNING:
+                    return processes
+        except Crash:
+            continue
+    raise AssertionError(f"the broker is not drained: {len(broker.waiting)} waiting, {len(broker.in_flight)} in flight")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pipeline_under_loss_replay_reorder_and_crashes_stores_each_reading_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    world = World()
+    faults = Faults(rng, probability=0.06)
+    store = ModelStore(registry_of(5), faults)
+    broker = Broker(world, rng, in_flight_max=int(rng.integers(1, 25)))
+    published: dict[tuple[int, int], float] = {}
+    poison = 0
+    for step in range(60):
+        at_us = world.now_us - (60 - step) * MINUTE_US // 2
+        for device in range(5):
+            draw = rng.random()
+            if draw < 0.05:
+                broker.publish(*telemetry(device, at_us, "n/a"))
+                poison += 1
+                continue
+            value = round(float(rng.normal(300, 5)), 3)
+            published[device + 1, at_us // 1000 * 1000] = value
+            broker.publish(*telemetry(device, at_us, value))
+    for number in range(6):
+        store.tables.holds.append([Hold(number, None, f"asset-{number}", world.now_us), None])
+
+    live(world, store, broker)
+
+    stored = {key: float(row.value[0]) for key, (_, row) in store.tables.readings.items()}
+    assert stored == published, f"seed {seed}: {faults.record}"
+    assert len({(e.topic, e.payload) for e in store.tables.quarantine}) == poison, f"seed {seed}: {faults.record}"
+    assert all(number is not None for _, number in store.tables.holds)
+    assert found_by_replay(store) == set(store.tables.findings), f"seed {seed}: {faults.record}"
+    assert len(store.tables.findings) == len(published) // 5
+
+
+def found_by_replay(store: ModelStore) -> set[Any]:
+    """Return the ids of the findings that a fresh bank makes of what is stored."""
+    store.faults.quiet = True
+    bank, found = ChainBank(store.address_book), set()
+    for step in store.replay_after(0):
+        bank.hold(step.holds)
+        found |= {f.finding_id for f in bank.step(step.readings).findings}
+    return found
+
+
+POINTS = ("open", "read the checkpoint", "replay", "begin", "append", "save findings", "save the checkpoint", "commit", "hear of the commit")
+
+
+@dataclass
+class OneFault(Faults):
+    """Exactly one fault: the `visit`-th time that `point` is reached."""
+
+    point: str = ""
+    kind: str = "crash"
+    visit: int = 0
+
+    def at(self, point: str) -> None:
+        if self.quiet or point != self.point:
+            return
+        self.visit -= 1
+        if self.visit == 0:
+            self.record.append(point)
+            if self.kind == "crash":
+                raise Crash(point)
+            raise StoreUnavailable(f"cannot {point} now")
+
+
+@pytest.mark.parametrize("kind", ["crash", "away"])
+@pytest.mark.parametrize("point", POINTS)
+def test_pipeline_one_fault_at_each_point_changes_no_reading_and_no_finding(point: str, kind: str) -> None:
+    runs = []
+    for visit in (1, 2, 3, 7, 11, 10**6):
+        rng = np.random.default_rng(1)
+        world = World()
+        faults = OneFault(rng, 0.0, point=point, kind=kind, visit=visit)
+        store = ModelStore(registry_of(3), faults)
+        broker = Broker(world, rng, in_flight_max=7)
+        for step in range(50):
+            broker.publish(*telemetry(step % 3, world.now_us - (50 - step) * MINUTE_US, 300.0 + step))
+        live(world, store, broker)
+        runs.append({key: float(row.value[0]) for key, (_, row) in store.tables.readings.items()})
+        assert found_by_replay(store) == set(store.tables.findings), (point, kind, visit)
+        assert len(store.tables.findings) == 10
+    assert all(run == runs[-1] for run in runs)
+    assert len(runs[-1]) == 50
+
+
+def quiet_world(count: int = 3) -> tuple[World, ModelStore, Broker, np.random.Generator]:
+    rng = np.random.default_rng(3)
+    world = World()
+    return world, ModelStore(registry_of(count), Faults(rng, 0.0)), Broker(world, rng, 10), rng
+
+
+def test_pipeline_message_that_breaks_a_detector_costs_that_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, store, broker, _ = quiet_world()
+    monkeypatch.setattr(ChainBank, "poison", 666.0)
+    for step in range(40):
+        broker.publish(*telemetry(step % 3, world.now_us - (50 - step) * MINUTE_US, 666.0 if step == 17 else 300.0 + step))
+    live(world, store, broker)
+    assert len(store.tables.readings) == 39
+    assert {e.fault.reason.value for e in store.tables.quarantine} == {"internal"}
+    assert "this detector has a bug" in store.tables.quarantine[0].fault.message
+    assert found_by_replay(store) == set(store.tables.findings)
+
+
+def test_pipeline_many_poison_messages_in_a_row_stops_without_acknowledging(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, store, broker, _ = quiet_world()
+    monkeypatch.setattr(ChainBank, "poison", 666.0)
+    for step in range(40):
+        broker.publish(*telemetry(step % 3, world.now_us - (50 - step) * MINUTE_US, 666.0))
+    with pytest.raises(InternalError, match="messages in a row cannot be taken"):
+        live(world, store, broker)
+    assert len(store.tables.quarantine) <= SETTINGS.poison_max
+    assert len(broker.waiting) + len(broker.in_flight) >= 40 - SETTINGS.poison_max
+
+
+def test_pipeline_registered_later_device_is_heard_without_restart() -> None:
+    world, store, broker, _ = quiet_world(1)
+    pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+    broker.publish(*telemetry(0, world.now_us, 1.0))
+    broker.publish(*telemetry(1, world.now_us, 1.0))
+    for _ in range(40):
+        pipeline.turn()
+    assert [e.fault.reason.value for e in store.tables.quarantine] == ["device_unknown"]
+    store.address_book = registry_of(2)
+    world.wait(10)
+    broker.publish(*telemetry(1, world.now_us, 2.0))
+    for _ in range(40):
+        pipeline.turn()
+    assert (2, world.now_us) in store.tables.readings
+    assert store.said["quarantine"] == {"device_unknown": len(store.tables.quarantine)}
+
+
+def test_pipeline_silence_after_live_data_is_found_once_and_survives_a_restart() -> None:
+    world, store, broker, _ = quiet_world(1)
+    pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+    broker.publish(*telemetry(0, world.now_us, 1.0))
+    for _ in range(40):
+        pipeline.turn()
+    world.now_us += 2 * HOUR_US
+    for _ in range(60):
+        pipeline.turn()
+    assert [f.kind for f in store.tables.findings.values()] == [FindingKind.COMMS_LOST]
+    again = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+    for _ in range(60):
+        again.turn()
+    assert len(store.tables.findings) == 1
+    assert json.loads(store.tables.checkpoint.state)[3] is True  # type: ignore[union-attr]
+
+
+def test_pipeline_back_filled_history_is_not_silence() -> None:
+    world, store, broker, _ = quiet_world(1)
+    pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+    for day in range(14, 0, -1):
+        broker.publish(*telemetry(0, world.now_us - day * 24 * HOUR_US, 1.0))
+    for _ in range(100):
+        pipeline.turn()
+    assert len(store.tables.readings) == 14
+    assert [f.kind for f in store.tables.findings.values() if f.kind is FindingKind.COMMS_LOST] == []
+
+
+def test_pipeline_other_detector_version_replays_everything_and_dates_what_it_finds() -> None:
+    world, store, broker, _ = quiet_world(1)
+    for step in range(10):
+        broker.publish(*telemetry(0, world.now_us - (3 * HOUR_US if step < 5 else 0) + step, float(step)))
+        world.now_us += MINUTE_US
+    live(world, store, broker)
+    before = set(store.tables.findings)
+    store.tables.checkpoint = Checkpoint("town", store.tables.next_batch, world.now_at(), "chain-0", b"not ours")
+    store.tables.findings.clear()
+    pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
+    pipeline.turn()
+    assert set(store.tables.findings) == before
+    assert any(f.historical for f in store.tables.findings.values())
+
+
+def test_pipeline_run_stops_with_a_last_checkpoint() -> None:
+    world, store, broker, _ = quiet_world(1)
+    stop = Event()
+
+    class StopWhenDrained(BrokerSession):
+        def poll(self, count_max: int, wait_s: float) -> list[Message]:
+            if self.broker.drained:
+                stop.set()
+            return super().poll(count_max, wait_s)
+
+    broker.publish(*telemetry(0, world.now_us, 1.0))
+    Pipeline(StopWhenDrained(broker), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait).run(stop)
+    assert store.tables.checkpoint is not None
+    assert json.loads(store.tables.checkpoint.state)[1] == 1
+    assert store.said["state"] == "stopped"
