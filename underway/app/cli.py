@@ -205,12 +205,15 @@ def grafana_push(
     token: Annotated[
         str, typer.Option(envvar="GRAFANA_TOKEN", help="Service account token (better in GRAFANA_TOKEN than on the command line).")
     ],
+    datasource_url: Annotated[
+        str, typer.Option(envvar="UNDERWAY_GRAFANA_DATABASE_URL", help="Database as Grafana reaches it, with a role that only reads.")
+    ] = "",
     json_output: JsonOption = False,
 ) -> None:
     """Create or update the dashboards in an existing Grafana."""
     from underway.app.dashboards import push_dashboards
 
-    _report(push_dashboards(url, token), json_output)
+    _report(push_dashboards(url, token, datasource_url), json_output)
 
 
 @grafana_app.command("check")

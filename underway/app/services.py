@@ -86,7 +86,19 @@ def _stop_without_parent(stop: threading.Event, parent: int) -> None:
 def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     from underway.app import ingest_service
 
-    ingest_service.run(settings, clock, stop)
+    ingest_service.run(
+        settings.mqtt_url,
+        settings.database_url,
+        clock,
+        stop,
+        settings.site_id or None,
+        client_id=settings.mqtt_client_id,
+        ca_file=settings.mqtt_ca_file,
+        batch_count=settings.batch_count,
+        batch_age_s=settings.batch_age_s,
+        queue_count=settings.queue_count,
+        checkpoint_s=settings.checkpoint_s,
+    )
 
 
 def _run_workorders(settings: Settings, clock: Clock, stop: threading.Event) -> None:
@@ -104,13 +116,20 @@ def _run_workorders(settings: Settings, clock: Clock, stop: threading.Event) -> 
 
 def _run_web(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     import uvicorn
-    from web.app import WebConfig, create_app
+
+    from web.app import create_app
+    from web.config import WebConfig
 
     config = WebConfig(database_url=settings.database_url, secret_key=settings.secret_key, clock=clock, demo=settings.demo)
     server = uvicorn.Server(
         uvicorn.Config(create_app(config), host=settings.web_host, port=settings.web_port, log_level="warning", timeout_graceful_shutdown=2)
     )
-    threading.Thread(target=lambda: (stop.wait(), setattr(server, "should_exit", True)), name="web-stop", daemon=True).start()
+
+    def stop_server() -> None:
+        stop.wait()
+        server.should_exit = True
+
+    threading.Thread(target=stop_server, name="web-stop", daemon=True).start()
     server.run()
 
 

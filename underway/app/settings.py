@@ -16,7 +16,7 @@ from underway.model import SettingsError
 
 PREFIX = "UNDERWAY_"
 CONFIG_VARIABLE = "UNDERWAY_CONFIG"
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "UNDERWAY_TEST_DATABASE_URLS"})
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "UNDERWAY_TEST_DATABASE_URLS", "UNDERWAY_NEW_PASSWORD", "UNDERWAY_GRAFANA_DATABASE_URL"})
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 WEAK_SECRETS = ("change", "default", "example", "secret", "password", "underway")
 SECRET_LENGTH_MIN = 32
