@@ -16,10 +16,10 @@ from simulators.demand import diurnal
 from simulators.town import STREAM_STORY, Town
 from simulators.world import World
 
-BURST_SHARE_OF_DEMAND = (0.30, 0.45)
-BURST_M3PH = (15.0, 45.0)
+BURST_SHARE_OF_DEMAND = (0.35, 0.50)
+BURST_M3PH = (18.0, 45.0)
 LOCATABLE_M = 150.0
-SENSOR_SD_KPA, MODEL_SD = 0.5, 0.06
+SENSOR_SD_KPA, COMMON_SD_KPA, MODEL_SD = 0.5, 1.5, 0.12
 PRESSURE_LEFT_MIN_KPA = 80.0
 
 
@@ -162,16 +162,18 @@ def expected_distances_m(town: Town, signature: LeakSignatures, flow_m3ph: float
 
     Notes
     -----
-    The posterior mean of the distance for a flat prior and a Gaussian error of 0.5 kPa and 6 % of the fall at each sensor: it says whether the zone's
-    sensors can tell the pipes apart at all.
+    The posterior mean of the distance for a flat prior and a Gaussian error: 0.5 kPa and 12 % of the fall at each sensor (the model's error), and
+    1.5 kPa that all sensors share (tank levels, demand). It says whether the zone's sensors can tell the pipes apart at all.
     """
     fall = signature.fall_kpa_per_m3ph * flow_m3ph
     row = {a: i for i, a in enumerate(town.pipe_of_asset)}
     here = [row[p] for p in signature.pipe_ids]
     out = np.empty(len(here))
     for i, pipe in enumerate(signature.pipe_ids):
-        variance = SENSOR_SD_KPA**2 + (MODEL_SD * fall[i]) ** 2
-        weight = np.exp(-0.5 * ((fall - fall[i]) ** 2 / variance).sum(axis=1))
+        precision = 1.0 / (SENSOR_SD_KPA**2 + (MODEL_SD * fall[i]) ** 2)
+        apart = fall - fall[i]
+        shared = (apart * precision).sum(axis=1) ** 2 * COMMON_SD_KPA**2 / (1 + COMMON_SD_KPA**2 * precision.sum())
+        weight = np.exp(-0.5 * ((apart**2 * precision).sum(axis=1) - shared))
         away = np.minimum(town.distances_m(pipe)[here], 5_000.0)
         out[i] = float((weight * away).sum() / weight.sum())
     return out
@@ -192,7 +194,7 @@ def pick_burst(town: Town, rng: np.random.Generator, signatures: Sequence[LeakSi
 
     Notes
     -----
-    A zone with at least 60 % of the mean zone's demand; a flow of 30 to 45 % of the zone's mean demand within 15 to 45 m3/h (noise is about 4 %); a
+    A zone with at least 60 % of the mean zone's demand; a flow of 35 to 50 % of the zone's mean demand within 18 to 45 m3/h (noise is about 4 %); a
     main inside the zone of at least 40 m and 100 mm whose burst the zone's sensors can place within 150 m (else the best tenth), and which still has
     80 kPa at its ends at the morning peak with the leak open. The story is chosen to be tellable; `World.burst` takes any pipe.
     """
