@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -25,13 +26,20 @@ FENCE = re.compile(r"^(```+|~~~+)([^\n]*)\n(.*?)^\1\s*$", re.M | re.S)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.M)
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
-VARIABLE = re.compile(r"\bUNDERWAY_[A-Z0-9_]*[A-Z0-9]\b")
+VARIABLE = re.compile(r"\bUNDERWAY_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)")
 
-# variables that are no settings of the services: (name): where they are read
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # of the command line library that typer carries inside
+
+# variables that are no settings of the services: name, who reads it
 OTHER_VARIABLES = {
     "UNDERWAY_CONFIG": "names the settings file",
     "UNDERWAY_NEW_PASSWORD": "underway account add",
     "UNDERWAY_TEST_DATABASE_URLS": "tests/integration",
+    "UNDERWAY_GRAFANA_DB_HOST": "Grafana's provisioning",
+    "UNDERWAY_GRAFANA_DB_NAME": "Grafana's provisioning",
+    "UNDERWAY_GRAFANA_DB_PASSWORD": "Grafana's provisioning",
+    "UNDERWAY_GRAFANA_DB_SSLMODE": "Grafana's provisioning",
+    "UNDERWAY_GRAFANA_DB_USER": "Grafana's provisioning",
 }
 
 
@@ -95,13 +103,15 @@ def resolve(words: list[str]) -> None:
         command.make_context(name, rest)
 
 
-@pytest.mark.parametrize(("document", "words"), documented_commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value) or "underway")
+@pytest.mark.parametrize(
+    ("document", "words"), documented_commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value) or "underway"
+)
 def test_command_in_docs_exists(document: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDERWAY_NEW_PASSWORD", "correct horse battery staple")
     monkeypatch.setenv("GRAFANA_TOKEN", "token")
     try:
         resolve(list(words))
-    except typer.BadParameter.__mro__[1] as error:  # usage errors of the command line library, which typer carries inside
+    except USAGE_ERROR as error:
         pytest.fail(f"{document}: underway {' '.join(words)}: {error}")
 
 
@@ -152,13 +162,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 def test_variables_in_code_are_settings() -> None:
     """A variable that the code reads and nobody listed would be refused at start as a misspelling."""
     listed = setting_names() | set(OTHER_VARIABLES)
-    read = {
-        (name_of(path), name)
-        for root in ROOTS
-        for path in (ROOT / root).rglob("*.py")
-        for name in VARIABLE.findall(text_of(path))
-        if not name.endswith("_")
-    }
+    read = {(name_of(path), name) for root in ROOTS for path in (ROOT / root).rglob("*.py") for name in VARIABLE.findall(text_of(path))}
     assert sorted((path, name) for path, name in read if name not in listed) == []
     assert sorted(set(OTHER_VARIABLES) - set(settings.NOT_SETTINGS)) == [], "settings refuse a variable that something else reads"
 
@@ -214,13 +218,11 @@ def glossary_terms() -> list[str]:
     return re.findall(r"^\|\s*\*\*(.+?)\*\*\s*\|", text_of(ROOT / "docs" / "GLOSSARY.md"), re.M)
 
 
-@pytest.mark.parametrize(
-    "term",
-    [
-        "site", "zone", "asset", "device", "channel", "sample", "reading", "fault", "finding", "signal", "expectation", "hold", "alarm", "incident", "work order",
-        "assignment", "crew", "shift", "skill", "verdict", "verification", "quarantine", "evidence", "town clock", "DMA", "MNF", "failure", "onset",
-    ],
-)  # fmt: skip
+TERMS = """site, zone, asset, device, channel, sample, reading, fault, finding, signal, expectation, hold, alarm, incident, work order, assignment,
+crew, shift, skill, verdict, verification, quarantine, evidence, town clock, DMA, MNF, failure, onset"""
+
+
+@pytest.mark.parametrize("term", re.split(r",\s+", TERMS))
 def test_glossary_has_term(term: str) -> None:
     assert term in glossary_terms()
 
@@ -230,11 +232,21 @@ def test_glossary_terms_are_unique() -> None:
     assert sorted(term for term in set(terms) if terms.count(term) > 1) == []
 
 
-@pytest.mark.parametrize(
-    "words",
-    [model.AlarmState, model.IncidentState, model.OrderState, model.VerificationOutcome, model.SlaState, model.WaitingReason, model.FindCode, model.FindingKind, model.Role, model.Priority],
-    ids=lambda words: words.__name__,
-)  # fmt: skip
+VOCABULARY: list[type[Enum]] = [
+    model.AlarmState,
+    model.IncidentState,
+    model.OrderState,
+    model.VerificationOutcome,
+    model.SlaState,
+    model.WaitingReason,
+    model.FindCode,
+    model.FindingKind,
+    model.Role,
+    model.Priority,
+]
+
+
+@pytest.mark.parametrize("words", VOCABULARY, ids=lambda words: words.__name__)
 def test_glossary_names_every_word_of_the_vocabulary(words: type[Enum]) -> None:
     spans = set(SPAN.findall(text_of(ROOT / "docs" / "GLOSSARY.md")))
     assert sorted(str(word.value) for word in words if str(word.value) not in spans) == []
@@ -247,11 +259,14 @@ def test_quarantine_page_names_every_reason() -> None:
 
 def tracked() -> list[Path]:
     """Return what the repository holds; without git (an unpacked archive), what stands in the folder."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode == 0 and listed.stdout:
-        return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
-    hidden = {".venv", ".git", "__pycache__", "build", ".underway"}
-    return [path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.relative_to(ROOT).parts)]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        hidden = {".venv", ".hypothesis", "__pycache__", "build", "underway.egg-info", ".underway"}
+        return [path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.relative_to(ROOT).parts)]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert listed.returncode == 0, listed.stderr
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def readable() -> Iterator[tuple[str, str]]:
@@ -271,7 +286,10 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 def test_no_file_names_a_registry_host() -> None:
     """Where packages come from is a matter of the machine that installs them."""
-    hosts = re.compile(r"files\.pythonhosted\.org|pypi\.(?:org|python\.org)/simple|registry\.npmjs\.org|--(?:extra-)?index-url\s+http|artifactory|/simple/?\s*$", re.M)
+    hosts = re.compile(
+        r"files\.pythonhosted\.org|pypi\.(?:org|python\.org)/simple|registry\.npmjs\.org|--(?:extra-)?index-url\s+http|artifactory|/simple/?\s*$",
+        re.M,
+    )
     assert [f"{name}: {found.group(0)}" for name, text in readable() for found in hosts.finditer(text)] == []
 
 
@@ -301,7 +319,12 @@ def test_decisions_are_numbered_without_a_gap() -> None:
 def test_decision_says_what_a_decision_must(path: Path) -> None:
     headings = HEADING.findall(prose(text_of(path)))
     assert headings[0][1].startswith(f"{path.name[:4]}: ")
-    assert [title for marks, title in headings if marks == "##"] == ["Context", "Decision", "What was rejected", "What would change our mind"]
+    assert [title for marks, title in headings if marks == "##"] == [
+        "Context",
+        "Decision",
+        "What was rejected",
+        "What would change our mind",
+    ]
     assert len(text_of(path).splitlines()) <= 80, "a decision is one page"
 
 
@@ -325,9 +348,8 @@ def test_documents_are_reachable_from_the_readme() -> None:
         if path in seen or not path.is_file():
             continue
         seen.add(path)
-        for target in LINK.findall(prose(text_of(path))):
-            if not re.match(r"[a-z][a-z0-9+.-]*:", target) and (file := target.partition("#")[0]).endswith(".md"):
-                waiting.append((path.parent / file).resolve())
+        files = [target.partition("#")[0] for target in LINK.findall(prose(text_of(path))) if not re.match(r"[a-z][a-z0-9+.-]*:", target)]
+        waiting += [(path.parent / file).resolve() for file in files if file.endswith(".md")]
     assert [name_of(path) for path in DOCUMENTS if path not in seen] == []
 
 

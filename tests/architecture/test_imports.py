@@ -25,6 +25,7 @@ COMES_WITH = {
     "psycopg-pool": "the 'pool' extra of psycopg",
     "starlette": "what FastAPI is built on; its documentation says to import it",
 }
+DRIVER_ALLOWED = {"grafana/check.py": "runs each panel's query on a connection that it is given, as Grafana would"}
 STRANGERS = ("detectors", "grafana", "ingest", "simulators", "workorders")
 ONLY_WITH_PYTHON = set(sys.stdlib_module_names)
 
@@ -95,7 +96,7 @@ def test_stranger_imports_no_database_driver(root: str) -> None:
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in sorted((ROOT / root).rglob("*.py"))
         for module, line in imports(path)
-        if module.split(".")[0] in drivers
+        if module.split(".")[0] in drivers and path.relative_to(ROOT).as_posix() not in DRIVER_ALLOWED
     ]
     assert found == []
 
