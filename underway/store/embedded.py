@@ -35,6 +35,7 @@ ROOT_HOME = Path("/var/lib/underway")
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 SOCKET_PATH_BYTES_MAX = 100
+_THROW_AWAY = "may-be-removed-with"
 _UNPRIVILEGED = ("postgres", "pgserver", "nobody")
 
 _SETTINGS = {
@@ -144,7 +145,7 @@ def start_embedded(folder: Path, *, database: str = "underway", durable: bool = 
         _own(lock, folder)
         user = _unprivileged_user() if os.geteuid() == 0 else None
         programs = _programs(user)
-        home = _reachable_home(folder, user)
+        home = _reachable_home(folder, user, durable)
         return _start(programs, home, user, lock, database, durable)
     except BaseException:
         lock.close()
@@ -231,17 +232,28 @@ def _programs(user: pwd.struct_passwd | None) -> Path:
     return copy
 
 
-def _reachable_home(folder: Path, user: pwd.struct_passwd | None) -> Path:
+def _reachable_home(folder: Path, user: pwd.struct_passwd | None, durable: bool) -> Path:
     """Return the folder for the data: `folder`, or one below `ROOT_HOME` when `user` cannot go there."""
-    if user is None:
+    if user is None or _may(user, ["test", "-x", str(folder)]):
         return folder
-    if _may(user, ["test", "-x", str(folder)]):
-        home = folder
-    else:
-        home = _root_home() / f"home-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
-        (folder / "data-is-in").write_text(f"{home}\n")
+    home = _root_home() / f"home-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
     home.mkdir(mode=0o755, exist_ok=True)
+    (folder / "data-is-in").write_text(f"{home}\n")
+    _remove_abandoned(home)
+    mark = home / _THROW_AWAY
+    if durable:
+        mark.unlink(missing_ok=True)
+    else:
+        mark.write_text(f"{folder}\n")
     return home
+
+
+def _remove_abandoned(ours: Path) -> None:
+    """Remove what stands below `ROOT_HOME` for folders that were thrown away since, except where a server still runs."""
+    for mark in ROOT_HOME.glob(f"home-*/{_THROW_AWAY}"):
+        home = mark.parent
+        if home != ours and not Path(mark.read_text().strip()).exists() and _running(home / "data")[0] == 0:
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _root_home() -> Path:
