@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from web.auth import create_account
-
 from underway.app.settings import load_settings
 from underway.model import OperatorError, Role
 from underway.store.connect import connect
+from web.auth import create_account
 
 PASSWORD_LENGTH_MIN = 10
 

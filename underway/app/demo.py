@@ -45,6 +45,7 @@ LIVE_AT = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 SERVICES = ("ingest", "workorders", "web")
 SETTLE_S = 60.0
 DRAIN_S = 30.0
+IDLE_S = 5.0
 SHOT_S = 0.4
 BEHIND_S_MAX = 15 * 60.0
 CLOCK_AHEAD_S = 120.0
@@ -125,6 +126,7 @@ class _Demo:
         self.url = f"http://127.0.0.1:{port}"
         self.truth = report.Truth(None, None, town.distance_m)
         self.timings: dict[str, float] = {}
+        self._stored_last = (-1, 0.0)
 
     def environment(self) -> dict[str, str]:
         """Return the settings of the services."""
@@ -158,6 +160,8 @@ class _Demo:
         async with TownLink(self.broker.url, (crew_topics(self.town.site_id),)) as link, CrewPhones(self.url, self.town, story) as phones:
             runner = TownRunner(World(self.town), story, link, to_us(LIVE_AT))
             self.stored = report.StoredCount(connect(self.database_url, application_name="underway-demo-count"))
+            if not await wait_until(lambda: self._listening(conn, supervisor), SETTLE_S):
+                raise StoreUnavailable(f"ingest must subscribe within {SETTLE_S:g} s of its start; see {self.folder / 'ingest.log'}")
             await self._history(runner, supervisor)
             self._mark("history")
             if self.options.until == "live":
@@ -193,9 +197,18 @@ class _Demo:
                 )
         self.say(f"{self.stored():,} readings of history stored")
 
-    def _settled(self, runner: TownRunner, supervisor: Supervisor) -> bool:
+    def _listening(self, conn: psycopg.Connection[Any], supervisor: Supervisor) -> bool:
+        """Return whether ingest has subscribed: before its first subscription the broker keeps nothing for it."""
         supervisor.check()
-        return self.stored() >= runner.published
+        return any(s.service == "ingest" and s.facts.get("subscribed") for s in views.services(conn))
+
+    def _settled(self, runner: TownRunner, supervisor: Supervisor) -> bool:
+        """Return whether all that was published is stored or in quarantine: every reading, or ingest has nothing left to do."""
+        supervisor.check()
+        stored = self.stored()
+        if stored != self._stored_last[0]:
+            self._stored_last = (stored, time.monotonic())
+        return stored >= runner.published or time.monotonic() - self._stored_last[1] > IDLE_S
 
     async def _live(self, conn: psycopg.Connection[Any], runner: TownRunner, phones: CrewPhones, supervisor: Supervisor) -> int:
         """Live until what was asked for has come, the time is over, or a person ends it."""
@@ -214,7 +227,7 @@ class _Demo:
                 supervisor.check()
                 now_at = from_us(runner.town_us)
                 write_clock(conn, ClockRow(now_at, datetime.now(UTC), options.speed, CLOCK_AHEAD_S))
-                phones.hear(runner.link.inbox)
+                phones.hear(runner.link.inbox, runner.town_us)
                 await phones.act(runner.world, runner.town_us)
                 if time.monotonic() < shot_due:
                     return False

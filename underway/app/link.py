@@ -113,6 +113,7 @@ class TownLink:
                 max_concurrent_outgoing_calls=IN_FLIGHT_MAX + 8,
                 keepalive=60,
             )
+            client.pending_calls_threshold = IN_FLIGHT_MAX + 8  # many calls in flight are wanted here, not worth a warning
             try:
                 await client.__aenter__()
                 for topic in self._subscriptions:
