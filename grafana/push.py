@@ -78,7 +78,7 @@ def push(
     url: str,
     token: str,
     *,
-    database_url: str = "",
+    database_url: str | None = None,
     datasource_uid: str = DATASOURCE_UID,
     base_url: str = DEFAULT_BASE_URL,
     timescale: bool = False,
@@ -222,7 +222,7 @@ def _ensure_folder(api: Any, url: str) -> str:
     return "present"
 
 
-def _ensure_datasource(api: Any, url: str, uid: str, database_url: str, timescale: bool) -> str:
+def _ensure_datasource(api: Any, url: str, uid: str, database_url: str | None, timescale: bool) -> str:
     what = f"data source '{uid}'"
     if not _missing(url, what, lambda: api.datasource.get_datasource_by_uid(uid)):
         return "present"
