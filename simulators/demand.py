@@ -6,9 +6,15 @@ import math
 
 import numpy as np
 
-# Multiplier of mean demand at each full hour of a working day and of a weekend day; both have mean 1
-_WORKDAY = (0.46, 0.40, 0.37, 0.37, 0.44, 0.72, 1.18, 1.46, 1.42, 1.28, 1.18, 1.12, 1.12, 1.10, 1.05, 1.04, 1.12, 1.30, 1.48, 1.46, 1.26, 1.02, 0.78, 0.58)
-_WEEKEND = (0.52, 0.44, 0.39, 0.37, 0.39, 0.50, 0.74, 1.08, 1.40, 1.52, 1.46, 1.36, 1.30, 1.22, 1.12, 1.08, 1.14, 1.26, 1.36, 1.34, 1.20, 1.04, 0.84, 0.66)
+# Demand at each full hour of a working day and of a weekend day; `diurnal` scales it to mean 1
+_WORKDAY = (
+    0.46, 0.40, 0.37, 0.37, 0.44, 0.72, 1.18, 1.46, 1.42, 1.28, 1.18, 1.12,
+    1.12, 1.10, 1.05, 1.04, 1.12, 1.30, 1.48, 1.46, 1.26, 1.02, 0.78, 0.58,
+)  # fmt: skip
+_WEEKEND = (
+    0.52, 0.44, 0.39, 0.37, 0.39, 0.50, 0.74, 1.08, 1.40, 1.52, 1.46, 1.36,
+    1.30, 1.22, 1.12, 1.08, 1.14, 1.26, 1.36, 1.34, 1.20, 1.04, 0.84, 0.66,
+)  # fmt: skip
 
 
 def diurnal(hour: float, weekend: bool) -> float:

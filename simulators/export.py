@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from underway.model import LeakSignatures, ReadingBatch, ReadingFlag, Registry, to_us
 
 from simulators.sensors import TO_DEVICE
 from simulators.stories import STORIES, Story, plan_story
 from simulators.town import DEFAULT_START_AT, Town, build_town
 from simulators.world import Publication, World
+from underway.model import LeakSignatures, ReadingBatch, ReadingFlag, Registry, to_us
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 import wntr
 from numpy.typing import NDArray
-from underway.model import InternalError
 from wntr.epanet.toolkit import ENepanet
 
 from simulators.network import Link, LinkKind, Network, NodeKind
+from underway.model import InternalError
 
 GRAVITY_MPS2 = 9.80665
 KPA_PER_M = 9.80665
@@ -128,7 +128,8 @@ class Perturbation:
         if base.sum() > 0:
             demand *= base.sum() / float((base * demand).sum())
         return cls(
-            {p.link_id: float(f) for p, f in zip(pipes, rough, strict=True)}, {j.node_id: float(f) for j, f in zip(junctions, demand, strict=True)}
+            {p.link_id: float(f) for p, f in zip(pipes, rough, strict=True)},
+            {j.node_id: float(f) for j, f in zip(junctions, demand, strict=True)},
         )
 
 
@@ -145,7 +146,8 @@ def write_inp(network: Network, group_of: Mapping[str, str], truth: Perturbation
 
     Notes
     -----
-    Every junction keeps one demand, its mean over the patterns of the file. Controls by absolute time are kept for the first day only and repeat daily.
+    Every junction keeps one demand, its mean over the patterns of the file. Controls by absolute time are kept for the first day only
+    and repeat daily; on/off controls of pumps of constant power by a tank's level become a `LevelDrive`.
     """
     model = wntr.network.from_dict(network.model.to_dict())
     for group in sorted(set(group_of.values())):

@@ -6,6 +6,7 @@ median ratio of pipe length to drawn length.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,17 @@ import networkx as nx
 import numpy as np
 import wntr
 from numpy.typing import NDArray
+
 from underway.model import OperatorError
 
 EARTH_M_PER_DEG = 111_320.0
-# Pipes of ky4 are all as good as new and its mains are wide for its demand, so that pressure hardly says where a leak is. Its town has aged and grown:
-# roughness coefficient (Hazen-Williams) and demand are multiplied. Networks that are not named are taken as they are.
+# Pipes of ky4 are all as good as new and its mains are wide for its demand, so that pressure hardly says where a leak is. Its town has
+# aged and grown: roughness coefficient (Hazen-Williams) and demand are multiplied. Two of its tanks would be brim-full each night, and all
+# pressures jump each time an inlet closes: they are given taller walls. Networks that are not named are taken as they are.
+# Tank -> (level_max_m, level at the start).
+TANKS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "ky4": {"T-1": (48.0, 42.0), "T-2": (42.0, 34.8), "T-3": (33.7, 29.2), "T-4": (32.4, 28.0)},
+}
 TUNING: Mapping[str, tuple[float, float]] = {"ky4": (0.6, 1.4)}
 LIBRARY_NETWORKS: Mapping[str, str] = {"ky4": "ky4", "ky10": "ky10", "net1": "Net1", "net2": "Net2", "net3": "Net3", "net6": "Net6"}
 
@@ -146,6 +153,9 @@ def load_network(network: str) -> Network:
     ageing, growth = TUNING.get(network.lower(), (1.0, 1.0))
     for _, pipe in model.pipes():
         pipe.roughness *= ageing
+    for name, (level_max_m, level_m) in TANKS.get(network.lower(), {}).items():
+        tank = model.get_node(name)
+        tank.max_level, tank.init_level = level_max_m, level_m
     scale, middle = _scale(model)
 
     def at(point: Sequence[float]) -> tuple[float, float]:
@@ -166,7 +176,7 @@ def load_network(network: str) -> Network:
     for name, link in model.links():
         kind_of_link = LinkKind(link.link_type.lower())
         line = tuple(at(p) for p in (link.start_node.coordinates, *link.vertices, link.end_node.coordinates))
-        drawn = sum(math.dist(a, b) for a, b in zip(line, line[1:], strict=False))
+        drawn = sum(math.dist(a, b) for a, b in itertools.pairwise(line))
         pipe = kind_of_link == LinkKind.PIPE
         length = float(link.length) if pipe else max(drawn, 1.0)
         diameter = float(link.diameter) * 1000.0 if kind_of_link != LinkKind.PUMP else 0.0
@@ -179,7 +189,7 @@ def _scale(model: Any) -> tuple[float, tuple[float, float]]:
     ratios = []
     for _, pipe in model.pipes():
         points = [pipe.start_node.coordinates, *pipe.vertices, pipe.end_node.coordinates]
-        drawn = sum(math.dist(a, b) for a, b in zip(points, points[1:], strict=False))
+        drawn = sum(math.dist(a, b) for a, b in itertools.pairwise(points))
         if drawn > 0:
             ratios.append(pipe.length / drawn)
     xy = np.array([node.coordinates for _, node in model.nodes()])
@@ -306,9 +316,9 @@ def middle_of(line: Sequence[tuple[float, float]]) -> tuple[float, float]:
     >>> middle_of([(0.0, 0.0), (2.0, 0.0), (2.0, 2.0)])
     (2.0, 0.0)
     """
-    steps = [math.dist(a, b) for a, b in zip(line, line[1:], strict=False)]
+    steps = [math.dist(a, b) for a, b in itertools.pairwise(line)]
     left = sum(steps) / 2
-    for (a, b), step in zip(zip(line, line[1:], strict=False), steps, strict=True):
+    for (a, b), step in zip(itertools.pairwise(line), steps, strict=True):
         if step >= left and step > 0:
             f = left / step
             return (a[0] + f * (b[0] - a[0]), a[1] + f * (b[1] - a[1]))

@@ -1,4 +1,4 @@
-"""What happens on and beside the road: weather, pavement, a bridge, a culvert. One object a thing; each is stepped with the time and told its generator."""
+"""What happens on and beside the road: weather, pavement, a bridge, a culvert; each is stepped and told its generator."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from underway.model import DAY_US, HOUR_US, SECOND_US, Channel, OperatorError, Registry
 
 from simulators.town import Sense
+from underway.model import DAY_US, HOUR_US, SECOND_US, Channel, OperatorError, Registry
 
 # device unit -> (value in the canonical unit) times this
 TO_DEVICE: dict[str, float] = {
@@ -103,7 +103,9 @@ class Sensors:
         When a channel's device unit is unknown here, or a fault names an unknown device.
     """
 
-    def __init__(self, channels: Sequence[Channel], senses: Sequence[Sense], rng: np.random.Generator, faults: Sequence[SensorFault] = ()) -> None:
+    def __init__(
+        self, channels: Sequence[Channel], senses: Sequence[Sense], rng: np.random.Generator, faults: Sequence[SensorFault] = ()
+    ) -> None:
         problems = sorted({c.device_unit for c in channels} - set(TO_DEVICE))
         if problems:
             raise OperatorError(f"a device unit must be one of {', '.join(TO_DEVICE)}, got {problems!r}")
@@ -122,7 +124,9 @@ class Sensors:
         self._step = np.array([max(c.resolution, 1e-6) for c in channels])
         self._factor = np.array([TO_DEVICE[c.device_unit] for c in channels])
         # the decimals that the device prints
-        self._scale = 10.0 ** np.array([max(0, int(np.ceil(-np.log10(s * f) - 1e-9))) for s, f in zip(self._step, self._factor, strict=True)])
+        self._scale = 10.0 ** np.array(
+            [max(0, int(np.ceil(-np.log10(s * f) - 1e-9))) for s, f in zip(self._step, self._factor, strict=True)]
+        )
         n = len(self.devices)
         self._offset_s = np.clip(rng.normal(0.0, 2.0, n), -6.0, 6.0)
         self._drift_s_per_day = rng.normal(0.0, 0.4, n)
@@ -139,7 +143,10 @@ class Sensors:
         return float(self._battery_v[i] - self._decay_v_per_day[i] * days)
 
     def clock_error_us(self, at_us: int) -> NDArray[np.int64]:
-        """Return what each device's clock shows too much, in microseconds, shape (devices,): within 30 s, put right once a week, plus clock faults."""
+        """Return what each device's clock shows too much, in microseconds, shape (devices,).
+
+        Within 30 s, put right once a week, plus clock faults.
+        """
         days = ((at_us - (self._start_us or at_us)) / DAY_US) % 7.0
         error = np.clip(self._offset_s + self._drift_s_per_day * days, -CLOCK_ERROR_MAX_S, CLOCK_ERROR_MAX_S)
         for fault in self._active(at_us, FaultKind.CLOCK):
@@ -175,7 +182,8 @@ class Sensors:
         for fault in self._active(at_us, FaultKind.DROPOUT):
             value[self._rows_of(fault)] = np.nan
         self._last = np.where(np.isnan(value), self._last, value)
-        return value
+        result: NDArray[np.float64] = value
+        return result
 
     def silent(self, at_us: int) -> frozenset[str]:
         """Return the devices that cannot send now; they keep their samples."""
@@ -188,4 +196,5 @@ class Sensors:
         rows = np.nonzero(self.device_of_channel == self._row[fault.device_id])[0]
         if fault.channel is not None:
             rows = np.array([r for r in rows if self._name[r] == fault.channel], dtype=np.intp)
-        return rows
+        result: NDArray[np.intp] = rows
+        return result

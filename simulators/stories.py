@@ -9,12 +9,12 @@ from datetime import datetime
 from enum import StrEnum
 
 import numpy as np
-from underway.model import HOUR_US, AssetClass, LeakSignatures, OperatorError, to_us
 
-from simulators.hydraulics import STEP_S, Engine, Perturbation, orifice_area_m2, write_inp
 from simulators.demand import diurnal
+from simulators.hydraulics import STEP_S, Engine, Perturbation, orifice_area_m2, write_inp
 from simulators.town import STREAM_STORY, Town
 from simulators.world import World
+from underway.model import HOUR_US, AssetClass, LeakSignatures, OperatorError, to_us
 
 BURST_SHARE_OF_DEMAND = (0.35, 0.50)
 BURST_M3PH = (18.0, 45.0)
@@ -141,7 +141,9 @@ def plan_story(town: Town, name: str, live_at: datetime, signatures: Sequence[Le
     return Story(name, tuple(events), conduct)
 
 
-def _place(town: Town, action: StoryAction, at_us: int, rng: np.random.Generator, signatures: Sequence[LeakSignatures] | None) -> StoryEvent:
+def _place(
+    town: Town, action: StoryAction, at_us: int, rng: np.random.Generator, signatures: Sequence[LeakSignatures] | None
+) -> StoryEvent:
     if action == StoryAction.BURST:
         pipe, flow = pick_burst(town, rng, signatures)
         return StoryEvent(at_us, action, pipe, flow)
@@ -218,7 +220,9 @@ def pick_burst(town: Town, rng: np.random.Generator, signatures: Sequence[LeakSi
             for choice in rng.permutation(len(pipes))[:20]:
                 if trial.bears(pipes[int(choice)], flow):
                     return pipes[int(choice)], flow
-    raise OperatorError(f"a burst needs a main of 100 mm or more that keeps {PRESSURE_LEFT_MIN_KPA} kPa with the leak open, found none in {town.site_id!r}")
+    raise OperatorError(
+        f"a burst needs a main of 100 mm or more that keeps {PRESSURE_LEFT_MIN_KPA} kPa with the leak open, found none in {town.site_id!r}"
+    )
 
 
 def _is_main(town: Town, pipe: str, zone_id: str) -> bool:
@@ -254,7 +258,7 @@ class _Trial:
         self._at_s = at_s
 
     def bears(self, pipe: str, flow_m3ph: float) -> bool:
-        """Open the leak for one second at the peak: does enough pressure stay at the pipe, and does it lose most of what it should?"""
+        """Open the leak for one second at the peak and tell whether enough pressure stays and most of the flow comes."""
         link_id = self._town.pipe_of_asset[pipe]
         link = self._town.network.links[link_id]
         ends = [n for n in (link.start, link.end) if n in self._town.zone_of_node]

@@ -5,6 +5,7 @@ Everything here is a function of the arguments: the same seed, network and start
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 import tempfile
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import ConvexHull
+
+from simulators.network import Link, LinkKind, Network, NodeKind, load_network, middle_of, partition, plain_id, to_lonlat
+from simulators.signatures import SIGNATURE_HOURS, node_falls
 from underway.model import (
     Asset,
     AssetClass,
@@ -37,12 +41,10 @@ from underway.model import (
     ZoneKind,
 )
 
-from simulators.network import Link, LinkKind, Network, NodeKind, load_network, middle_of, partition, plain_id, to_lonlat
-from simulators.signatures import SIGNATURE_HOURS, node_falls
-
 DEFAULT_START_AT = datetime(2026, 2, 16, tzinfo=UTC)
+INSTALLED_BEFORE = timedelta(days=1)  # a device is registered before it speaks; its clock may be a little slow
 ORIGIN_LATITUDE_DEG, ORIGIN_LONGITUDE_DEG = 54.7, 2.6  # the Dogger Bank: dry land once, nobody's town today
-STREAM_TOWN, STREAM_TRUTH, STREAM_DEMAND, STREAM_SENSOR, STREAM_ROAD, STREAM_FAULT, STREAM_STORY = range(7)
+STREAM_TOWN, STREAM_TRUTH, STREAM_DEMAND, STREAM_SENSOR, STREAM_ROAD, STREAM_FAULT, STREAM_STORY, STREAM_CREW = range(8)
 ZONE_NAMES = ("Westmark", "Fenside", "Millgate", "Harrow Lea", "Northfield", "Saltings", "Eastbourne Rise", "Quarry Hill")
 LITRES_PER_PERSON_DAY = 150.0
 PEOPLE_PER_CONNECTION = 2.4
@@ -243,8 +245,9 @@ class Town:
 
         Notes
         -----
-        A steady solve for each junction with 8 m3/h more demand, minus one without, at 03:00, 09:00, 15:00 and 20:00 with the tank levels of a nominal
-        day; a pipe's row is the mean of its two ends and of the hours. 959 junctions take about 3 s; the result depends on the town only.
+        A steady solve for each junction with 8 m3/h more demand, minus one without, at 03:00, 09:00, 15:00 and 20:00 with the tank
+        levels of a nominal day; a pipe's row is the mean of its two ends and of the hours. 959 junctions take about 4 s; the result
+        depends on the town only.
         Blind to what the nominal model does not know: true roughness, true demands, closed valves, other leaks.
         """
         ids = {(c.device_id, c.name): c.channel_id for c in registry.channels}
@@ -378,9 +381,11 @@ class _Builder:
     def zone_of_link(self, link: Link) -> str | None:
         return self.zone_of_node.get(link.start) or self.zone_of_node.get(link.end)
 
-    def add_device(self, device_id: str, zone_id: str | None, asset_id: str | None, model: str, geometry: Mapping[str, Any], **attributes: Any) -> None:
+    def add_device(
+        self, device_id: str, zone_id: str | None, asset_id: str | None, model: str, geometry: Mapping[str, Any], **attributes: Any
+    ) -> None:
         self.devices.append(
-            Device(device_id, self.site_id, zone_id, asset_id, model, "native", self.start_at, geometry=geometry, attributes=attributes)
+            Device(device_id, self.site_id, zone_id, asset_id, model, "native", self.start_at - INSTALLED_BEFORE, geometry=geometry, attributes=attributes)
         )
 
     def add_channel(
@@ -399,7 +404,21 @@ class _Builder:
     ) -> None:
         device = next(d for d in reversed(self.devices) if d.device_id == device_id)
         self.channels.append(
-            Channel(0, device_id, name, quantity, unit, device.asset_id, device.zone_id, role, *limits, interval_s, resolution, sign, also_zone_id)
+            Channel(
+                0,
+                device_id,
+                name,
+                quantity,
+                unit,
+                device.asset_id,
+                device.zone_id,
+                role,
+                *limits,
+                interval_s,
+                resolution,
+                sign,
+                also_zone_id,
+            )
         )
         self.senses.append(Sense(device_id, name, *sense))
 
@@ -465,7 +484,12 @@ class _Builder:
             area_m2 = math.pi * (max(link.diameter_mm, 300.0) / 1000) ** 2 / 4
             top = math.ceil(area_m2 * 4.0 * 3600)
             self.add_device(
-                device_id, zone, self.asset_of_link.get(link.link_id), "electromagnetic flow meter", self.point(far), network_id=link.link_id
+                device_id,
+                zone,
+                self.asset_of_link.get(link.link_id),
+                "electromagnetic flow meter",
+                self.point(far),
+                network_id=link.link_id,
             )
             self.add_channel(
                 device_id,
@@ -490,8 +514,14 @@ class _Builder:
             links = [k for k in self.net.links.values() if tank.node_id in (k.start, k.end)]
             zone = next((z for k in links if (z := self.zone_of_link(k)) is not None), None)
             model = self.net.model.get_node(tank.node_id)
-            attributes = {"network_id": tank.node_id, "level_max_m": round(float(model.max_level), 2), "level_min_m": round(float(model.min_level), 2)}
-            self.assets.append(Asset(asset_id, self.site_id, zone, AssetClass.TANK, f"Tank {tank.node_id}", self.point(tank.node_id), 5, attributes))
+            attributes = {
+                "network_id": tank.node_id,
+                "level_max_m": round(float(model.max_level), 2),
+                "level_min_m": round(float(model.min_level), 2),
+            }
+            self.assets.append(
+                Asset(asset_id, self.site_id, zone, AssetClass.TANK, f"Tank {tank.node_id}", self.point(tank.node_id), 5, attributes)
+            )
             device_id = plain_id("tk", asset_id)
             self.add_device(device_id, zone, asset_id, "tank station", self.point(tank.node_id), network_id=tank.node_id)
             limits = (-0.5, math.ceil(float(model.max_level)) + 1.0)
@@ -584,14 +614,24 @@ class _Builder:
                 chosen.append(far)
             for node in chosen:
                 near = min(
-                    (k for k in self.net.of_kind(LinkKind.PIPE) if node in (k.start, k.end)), key=lambda k: (-k.diameter_mm, k.link_id), default=None
+                    (k for k in self.net.of_kind(LinkKind.PIPE) if node in (k.start, k.end)),
+                    key=lambda k: (-k.diameter_mm, k.link_id),
+                    default=None,
                 )
                 device_id = f"pr-{serial}"
                 serial += 1
                 asset_id = self.asset_of_link[near.link_id] if near is not None else None
                 self.add_device(device_id, zone, asset_id, "pressure logger", self.point(node), network_id=node)
                 self.add_channel(
-                    device_id, "pressure", Quantity.PRESSURE, "kPa", "zone_pressure", (-100.0, 2500.0), 300.0, 0.1, (Probe.NODE_PRESSURE, node, 0.35)
+                    device_id,
+                    "pressure",
+                    Quantity.PRESSURE,
+                    "kPa",
+                    "zone_pressure",
+                    (-100.0, 2500.0),
+                    300.0,
+                    0.1,
+                    (Probe.NODE_PRESSURE, node, 0.35),
                 )
                 if serial % 2:  # the others stand at a lamp post
                     continue
@@ -619,15 +659,15 @@ class _Builder:
             first = max(far, key=lambda n: (far[n], n))
             ends.append(first)
         path = nx.dijkstra_path(inside, ends[0], ends[1], weight="weight")
-        total = sum(self.net.links[inside[u][v]["best"]].length_m for u, v in zip(path, path[1:], strict=False))
+        total = sum(self.net.links[inside[u][v]["best"]].length_m for u, v in itertools.pairwise(path))
         middle = self.middle_part(path, inside, min(total, 6000.0))
         corridor = "road-1"
-        wanted_m = max(sum(self.net.links[inside[u][v]["best"]].length_m for u, v in zip(middle, middle[1:], strict=False)) / 10, 60.0)
+        wanted_m = max(sum(self.net.links[inside[u][v]["best"]].length_m for u, v in itertools.pairwise(middle)) / 10, 60.0)
         sections: list[tuple[list[tuple[float, float]], list[str], float]] = []
         points: list[tuple[float, float]] = []
         pipes_here: list[str] = []
         length = 0.0
-        for u, v in zip(middle, middle[1:], strict=False):
+        for u, v in itertools.pairwise(middle):
             link = self.net.links[inside[u][v]["best"]]
             line = list(link.line if link.start == u else reversed(link.line))
             points += line if not points else line[1:]
@@ -647,18 +687,37 @@ class _Builder:
             asset_id = f"rd-{number:02d}"
             attributes = {"length_m": round(length, 1), "pipes": pipes_here, "iri_m_per_km": round(float(self.rng.uniform(1.4, 2.6)), 2)}
             self.assets.append(
-                Asset(asset_id, self.site_id, corridor, AssetClass.ROAD_SECTION, f"Sand Road, section {number}", self.line(points), 3, attributes)
+                Asset(
+                    asset_id,
+                    self.site_id,
+                    corridor,
+                    AssetClass.ROAD_SECTION,
+                    f"Sand Road, section {number}",
+                    self.line(points),
+                    3,
+                    attributes,
+                )
             )
             device_id = f"rp-s{number:02d}"
-            self.add_device(device_id, corridor, asset_id, "probe vehicles", {"type": "Point", "coordinates": self.lonlat(middle_of(points))})
+            self.add_device(
+                device_id, corridor, asset_id, "probe vehicles", {"type": "Point", "coordinates": self.lonlat(middle_of(points))}
+            )
             self.add_channel(
-                device_id, "roughness", Quantity.ROUGHNESS, "m/km", "roughness", (0.0, 30.0), 900.0, 0.01, (Probe.ROUGHNESS, asset_id, 0.0, 0.06)
+                device_id,
+                "roughness",
+                Quantity.ROUGHNESS,
+                "m/km",
+                "roughness",
+                (0.0, 30.0),
+                900.0,
+                0.01,
+                (Probe.ROUGHNESS, asset_id, 0.0, 0.06),
             )
         self.lay_bridge_and_culvert(corridor, [s[0] for s in sections])
 
     def middle_part(self, path: Sequence[str], graph: nx.Graph, length_m: float) -> list[str]:
         """Return a part of a path of about `length_m` whose start the seed chooses."""
-        steps = [self.net.links[graph[u][v]["best"]].length_m for u, v in zip(path, path[1:], strict=False)]
+        steps = [self.net.links[graph[u][v]["best"]].length_m for u, v in itertools.pairwise(path)]
         spare = max(sum(steps) - length_m, 0.0) * float(self.rng.uniform(0.2, 0.8))
         start = 0
         while start < len(steps) - 1 and spare > steps[start]:
@@ -676,23 +735,52 @@ class _Builder:
         span = [(x - 30.0, y), (x + 30.0, y)]
         base_hz = round(float(self.rng.uniform(2.1, 2.9)), 3)
         self.assets.append(
-            Asset("br-01", self.site_id, corridor, AssetClass.BRIDGE, "Brook Bridge", self.line(span), 5, {"frequency_hz": base_hz, "length_m": 60.0})
+            Asset(
+                "br-01",
+                self.site_id,
+                corridor,
+                AssetClass.BRIDGE,
+                "Brook Bridge",
+                self.line(span),
+                5,
+                {"frequency_hz": base_hz, "length_m": 60.0},
+            )
         )
         self.add_device("br-1", corridor, "br-01", "bridge monitor", {"type": "Point", "coordinates": self.lonlat((x, y))})
         self.add_channel(
-            "br-1", "frequency", Quantity.FREQUENCY, "Hz", "bridge_frequency", (0.1, 20.0), 600.0, 0.001, (Probe.FREQUENCY, "br-01", 0.0, 0.007)
+            "br-1",
+            "frequency",
+            Quantity.FREQUENCY,
+            "Hz",
+            "bridge_frequency",
+            (0.1, 20.0),
+            600.0,
+            0.001,
+            (Probe.FREQUENCY, "br-01", 0.0, 0.007),
         )
         self.add_channel(
-            "br-1", "temperature", Quantity.TEMPERATURE, "Cel", "bridge_temperature", (-50.0, 70.0), 600.0, 0.1, (Probe.AIR_TEMPERATURE, "br-01", 0.1)
+            "br-1",
+            "temperature",
+            Quantity.TEMPERATURE,
+            "Cel",
+            "bridge_temperature",
+            (-50.0, 70.0),
+            600.0,
+            0.1,
+            (Probe.AIR_TEMPERATURE, "br-01", 0.1),
         )
         self.add_channel("br-1", "tilt", Quantity.TILT, "mrad", "bridge_tilt", (-50.0, 50.0), 600.0, 0.01, (Probe.TILT, "br-01", 0.03))
         x, y = middle_of(at_culvert)
         place = {"type": "Point", "coordinates": self.lonlat((x, y))}
         self.assets.append(
-            Asset("dr-01", self.site_id, corridor, AssetClass.CULVERT, "Sand Road culvert", place, 3, {"depth_m": 1.2, "catchment_ha": 18.0})
+            Asset(
+                "dr-01", self.site_id, corridor, AssetClass.CULVERT, "Sand Road culvert", place, 3, {"depth_m": 1.2, "catchment_ha": 18.0}
+            )
         )
         self.add_device("dr-1", corridor, "dr-01", "culvert gauge", place)
-        self.add_channel("dr-1", "level", Quantity.LEVEL, "m", "drain_level", (-0.1, 5.0), 300.0, 0.001, (Probe.DRAIN_LEVEL, "dr-01", 0.004))
+        self.add_channel(
+            "dr-1", "level", Quantity.LEVEL, "m", "drain_level", (-0.1, 5.0), 300.0, 0.001, (Probe.DRAIN_LEVEL, "dr-01", 0.004)
+        )
         self.add_device("rn-1", corridor, "dr-01", "rain gauge", place)
         self.add_channel("rn-1", "rain", Quantity.RAIN_RATE, "mm/h", "rain", (0.0, 300.0), 300.0, 0.2, (Probe.RAIN, "rn-01", 0.0))
 
@@ -709,7 +797,8 @@ class _Builder:
             Shift(midnight + timedelta(days=d, hours=6), midnight + timedelta(days=d, hours=18, minutes=30)) for d in range(span_days + 1)
         )
         night = tuple(
-            Shift(midnight + timedelta(days=d, hours=18), midnight + timedelta(days=d + 1, hours=6, minutes=30)) for d in range(-1, span_days + 1)
+            Shift(midnight + timedelta(days=d, hours=18), midnight + timedelta(days=d + 1, hours=6, minutes=30))
+            for d in range(-1, span_days + 1)
         )
         rows: tuple[tuple[str, str, tuple[str, ...], int, tuple[Shift, ...], str], ...] = (
             ("water-day", "Water crew, day", ("leak_repair", "instruments"), 0, day, "en"),

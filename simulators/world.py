@@ -16,16 +16,17 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from underway.model import DAY_US, HOUR_US, MINUTE_US, SECOND_US, AssetClass, OperatorError, Quantity, from_us, to_us
 
-from simulators.demand import ZoneDemand
+from simulators.demand import ZoneDemand, diurnal
 from simulators.hydraulics import STEP_S, Engine, Perturbation, orifice_area_m2, write_inp
 from simulators.road import Bridge, Culvert, Pavement, Weather, passes_expected
 from simulators.sensors import FaultKind, SensorFault, Sensors, draw_faults
 from simulators.town import STREAM_DEMAND, STREAM_FAULT, STREAM_ROAD, STREAM_SENSOR, STREAM_TRUTH, Probe, Town
+from underway.model import DAY_US, HOUR_US, MINUTE_US, SECOND_US, AssetClass, OperatorError, Quantity, from_us, to_us
 
 READINGS_PER_MESSAGE_MAX = 500
 BUFFER_MAX = 20_000
+WARM_UP_S = 2 * 86_400
 FAULT_HISTORY_DAYS = 11.0
 SURVEY_RADIUS_M = 150.0
 
@@ -130,6 +131,7 @@ class World:
         inp = town.folder / f"truth-{self.seed}.inp"
         write_inp(town.network, town.zone_of_node, truth, inp)
         self._engine = Engine(inp, town.network)
+        self._warm_up()
         self._demand = {z: ZoneDemand(self._rng(STREAM_DEMAND, i), STEP_S) for i, z in enumerate(town.dma_ids)}
         if faults is None:
             faults = draw_faults(registry, self.start_us, FAULT_HISTORY_DAYS, self._rng(STREAM_FAULT))
@@ -138,11 +140,10 @@ class World:
         self._weather = Weather(self._rng(STREAM_ROAD, 0), STEP_S)
         self._passes = self._rng(STREAM_ROAD, 1)
         self._bridges: dict[str, Bridge] = {}
-        self._pavements = {
-            a.asset_id: Pavement(float(a.attributes["iri_m_per_km"])) for a in town.assets_of(AssetClass.ROAD_SECTION)
-        }
+        self._pavements = {a.asset_id: Pavement(float(a.attributes["iri_m_per_km"])) for a in town.assets_of(AssetClass.ROAD_SECTION)}
         self._culverts = {
-            a.asset_id: Culvert(float(a.attributes["catchment_ha"]), float(a.attributes["depth_m"])) for a in town.assets_of(AssetClass.CULVERT)
+            a.asset_id: Culvert(float(a.attributes["catchment_ha"]), float(a.attributes["depth_m"]))
+            for a in town.assets_of(AssetClass.CULVERT)
         }
         self._running: dict[str, _Running] = {}
         self._later: list[tuple[int, int, WorldFault, str, float]] = []
@@ -163,6 +164,13 @@ class World:
         """Free the engine."""
         self._engine.close()
 
+    def _warm_up(self) -> None:
+        """Let two nominal days pass before the start, so that tanks stand where they belong."""
+        for elapsed_s in range(0, WARM_UP_S, 2 * STEP_S):
+            for zone in self.town.dma_ids:
+                self._engine.set_demand_multiplier(zone, diurnal(elapsed_s / 3600 % 24, weekend=False))
+            self._engine.step_to(elapsed_s)
+
     def _rng(self, stream: int, *more: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, *more])
 
@@ -177,9 +185,7 @@ class World:
         self._of_probe: dict[Probe, list[tuple[int, str]]] = {}
         for i, sense in enumerate(senses):
             self._of_probe.setdefault(sense.probe, []).append((i, sense.target))
-        self._units = [
-            {c.name: c.device_unit for c in (registry.channels[i] for i in own) if c.quantity == Quantity.FLOW} for own in rows
-        ]
+        self._units = [{c.name: c.device_unit for c in (registry.channels[i] for i in own) if c.quantity == Quantity.FLOW} for own in rows]
         self._pass_device = [any(senses[i].probe == Probe.ROUGHNESS for i in own) for own in rows]
         self._milliseconds = [d.startswith("pr-") for d in self._sensors.devices]
         self._topics = [f"uw/{self.town.site_id}/{d}/telemetry" for d in self._sensors.devices]
@@ -246,7 +252,7 @@ class World:
         return RepairResult(True, RepairReason.FAULT_CLEARED)
 
     def survey(self, asset_id: str, at_us: int, radius_m: float = SURVEY_RADIUS_M) -> SurveyResult:
-        """Look on the spot: a leak is found when its pipe's middle lies within `radius_m` along the pipes, any other fault only at the asset itself."""
+        """Look on the spot: a leak is found within `radius_m` along the pipes (middle to middle), any other fault only at the asset itself."""
         here = self._running.get(asset_id)
         if here is not None and here.since_us <= at_us:
             return SurveyResult(asset_id, 0.0)
@@ -285,7 +291,7 @@ class World:
                 pipe = self.town.pipe_of_asset[asset_id]
                 link = self.town.network.links[pipe]
                 ends = [n for n in (link.start, link.end) if n in self.town.zone_of_node]
-                pressure_kpa = float(np.mean([self._engine.pressure_kpa(n) for n in ends])) if self._engine.elapsed_s >= 0 else 400.0
+                pressure_kpa = float(np.mean([self._engine.pressure_kpa(n) for n in ends]))
                 self._engine.set_leak(pipe, orifice_area_m2(size, pressure_kpa))
             else:
                 self._set_road(kind, asset_id, size)
@@ -344,7 +350,8 @@ class World:
         until_us : int
             Last instant, inclusive; steps lie every 5 min from the start.
         pack_s : int, optional
-            Devices keep their samples and send them in packs of this many seconds; what is left is sent at the end. Without it each sample is sent at once.
+            Devices keep their samples and send them in packs of this many seconds; what is left is sent at the end. Without it each
+            sample is sent at once.
 
         Yields
         ------
@@ -366,7 +373,7 @@ class World:
         weekend = at.weekday() >= 5
         for zone, demand in self._demand.items():
             self._engine.set_demand_multiplier(zone, demand.next(hour, weekend))
-        self._engine.step_to(int(elapsed_s))
+        self._engine.step_to(WARM_UP_S + int(elapsed_s))
         self._weather.step(float(elapsed_s), hour, at.timetuple().tm_yday + hour / 24)
         for asset in self.town.assets_of(AssetClass.BRIDGE):
             self._bridge(asset.asset_id).step(self._weather.air_cel, STEP_S)
@@ -451,7 +458,9 @@ class World:
         buffer = self._buffers[d]
         buffer.seq += 1
         body: dict[str, Any]
-        readings = [{"at": us // 1000 if self._milliseconds[d] else _rfc3339(us), "values": values} for us, values in part]
+        readings: list[dict[str, Any]] = [
+            {"at": us // 1000 if self._milliseconds[d] else _rfc3339(us), "values": values} for us, values in part
+        ]
         body = readings[0] if len(readings) == 1 else {"readings": readings}
         if self._units[d]:
             body["units"] = self._units[d]
