@@ -29,6 +29,7 @@ KEEPALIVE_S = 60
 RECONNECT_S_MIN, RECONNECT_S_MAX = 1, 30
 UNSUPPORTED_PROTOCOL = 132
 CLOSED_BEFORE_CONNACK_MAX = 3
+CONNACK_S_MIN, CONNACK_S_MAX = 2.0, 30.0
 NOT_UTF8_TOPIC = "(the topic is not UTF-8)"
 
 
@@ -116,8 +117,8 @@ class PahoSource:
 
     Notes
     -----
-    MQTT 5 with a session expiry of a week first; where the broker refuses that or closes the connection at once, MQTT 3.1.1 with
-    ``clean_session=False``. After a reconnect the broker delivers again what was not acknowledged, under the same packet ids; an
+    MQTT 5 with a session expiry of a week first; where the broker refuses that, closes the connection, or says nothing for 2 s (doubled each
+    time), MQTT 3.1.1 with ``clean_session=False``. After a reconnect the broker delivers again what was not acknowledged, under the same packet ids; an
     acknowledgement for a message of an earlier connection is therefore not sent, it could hit another message.
 
     Blind to what a broker drops before it sends (a full queue of an offline session: Mosquitto's ``max_queued_messages``).
@@ -152,6 +153,8 @@ class PahoSource:
         self._protocol_wanted = self._protocol
         self._established = False
         self._closed_early = 0
+        self._patience_s = CONNACK_S_MIN
+        self._patience: threading.Timer | None = None
         self._state = "disconnected"
         self._subscribed = False
         self._session_present = False
@@ -211,6 +214,7 @@ class PahoSource:
         with self._ready:
             self._closing = True
             self._ready.notify_all()
+        self._stop_waiting()
         self._client.disconnect()
         self._client.loop_stop()
         self._state = "closed"
@@ -234,6 +238,7 @@ class PahoSource:
             client.tls_set(ca_certs=self._ca_file or None)
         client.reconnect_delay_set(RECONNECT_S_MIN, RECONNECT_S_MAX)
         client.on_pre_connect = self._on_pre_connect
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -267,16 +272,35 @@ class PahoSource:
         with self._ack_lock:
             self._generation += 1
 
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Give the broker some time for its first answer: some never answer to a protocol that they do not speak."""
+        self._stop_waiting()
+        self._patience = threading.Timer(self._patience_s, self._no_answer, (client, self._generation))
+        self._patience.daemon = True
+        self._patience.start()
+
+    def _no_answer(self, client: paho.Client, generation: int) -> None:
+        if client is self._client and generation == self._generation and self._state != "connected" and not self._closing:
+            log.warning("broker %r does not answer to MQTT %s", self._address, self.facts()["protocol"])
+            self._patience_s = min(2 * self._patience_s, CONNACK_S_MAX)
+            self._other_protocol()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: paho.ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        self._stop_waiting()
         if reason.is_failure:
             self._state = f"refused: {reason}"
             log.warning("broker %r refused the connection: %s", self._address, reason)
             if reason.value == UNSUPPORTED_PROTOCOL:
                 self._other_protocol()
             return
-        self._established, self._closed_early = True, 0
+        self._established, self._closed_early, self._patience_s = True, 0, CONNACK_S_MIN
         self._connections += 1
         self._session_present = bool(flags.session_present)
         self._state = "connected"

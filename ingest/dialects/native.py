@@ -77,9 +77,8 @@ def decode(topic: str, payload: bytes) -> Decoded:
     """
     address = _address(topic) if len(topic) <= TOPIC_CHARS_MAX else None
     if address is None:
-        return Decoded(
-            None, (), (Fault(FaultReason.TOPIC_UNKNOWN, f"a topic must look like 'uw/{{site}}/{{device}}/telemetry' {_got(topic, topic)}"),)
-        )
+        message = f"a topic must look like 'uw/{{site}}/{{device}}/telemetry', got {topic[:TOPIC_CHARS_MAX]!a}"
+        return Decoded(None, (), (Fault(FaultReason.TOPIC_UNKNOWN, message),))
     site_id, device_id = address
     faults = FaultList(device_id)
     document = _document(topic, payload, faults)

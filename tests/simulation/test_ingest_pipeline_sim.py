@@ -50,7 +50,8 @@ SITE = Site("town", "Town", "UTC", 0.0, 0.0)
 def registry_of(count: int) -> Registry:
     devices = tuple(Device(f"pr-{i}", "town", None, None, "m", "native", START_AT - timedelta(days=60)) for i in range(count))
     channels = tuple(
-        Channel(i + 1, f"pr-{i}", "pressure", Quantity.PRESSURE, "kPa", None, None, "zone_pressure", 0.0, 1000.0, 300.0) for i in range(count)
+        Channel(i + 1, f"pr-{i}", "pressure", Quantity.PRESSURE, "kPa", None, None, "zone_pressure", 0.0, 1000.0, 300.0)
+        for i in range(count)
     )
     return Registry(SITE, (), (), devices, channels)
 
@@ -330,7 +331,9 @@ def telemetry(device: int, at_us: int, value: object) -> tuple[str, bytes]:
     return f"uw/town/pr-{device}/telemetry", json.dumps({"at": at_us // 1000, "values": {"pressure": value}}).encode()
 
 
-SETTINGS = PipelineSettings(limits=BatchLimits(count_max=9, age_s_max=1.0, linger_s=0.003), checkpoint_batches=4, status_s=0.5, tick_us=MINUTE_US)
+SETTINGS = PipelineSettings(
+    limits=BatchLimits(count_max=9, age_s_max=1.0, linger_s=0.003), checkpoint_batches=4, status_s=0.5, tick_us=MINUTE_US
+)
 
 
 def live(world: World, store: ModelStore, broker: Broker, turns: int = 20_000) -> int:
@@ -398,7 +401,17 @@ def found_by_replay(store: ModelStore) -> set[Any]:
     return found
 
 
-POINTS = ("open", "read the checkpoint", "replay", "begin", "append", "save findings", "save the checkpoint", "commit", "hear of the commit")
+POINTS = (
+    "open",
+    "read the checkpoint",
+    "replay",
+    "begin",
+    "append",
+    "save findings",
+    "save the checkpoint",
+    "commit",
+    "hear of the commit",
+)
 
 
 @dataclass
