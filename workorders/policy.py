@@ -12,7 +12,7 @@ from underway.model import Alarm, AlarmCondition, Finding, FindingPhase, OrderSt
 from workorders.alarm_types import AlarmType, OrderPolicy, OrderType
 from workorders.alarms import AlarmEvent, AlarmReason, behaves_as
 from workorders.incidents import IncidentEvent, IncidentReason
-from workorders.orders import OrderEvent
+from workorders.orders import OrderEffect, OrderEvent
 
 PRIORITY_RANK: Mapping[Priority, int] = {p: rank for rank, p in enumerate(reversed(list(Priority)))}
 LOCATION_SHIFT_MIN = 0.05
@@ -134,11 +134,11 @@ HOLD_VERDICTS: Mapping[OrderEvent, str] = {
 }
 """How the hold on the detectors ends with the order."""
 
-COUPLING: Mapping[str, tuple[AlarmEvent, AlarmReason]] = {
-    "suppress process alarms": (AlarmEvent.SUPPRESS, AlarmReason.WORK_IN_PROGRESS),
-    "release alarms": (AlarmEvent.RELEASE, AlarmReason.WORK_ENDED),
-    "re-annunciate alarms (T7)": (AlarmEvent.RE_ANNUNCIATE, AlarmReason.VERIFICATION_FAILED),
-    "clear alarms": (AlarmEvent.CLEAR, AlarmReason.VERIFIED_REPAIR),
+COUPLING: Mapping[OrderEffect, tuple[AlarmEvent, AlarmReason]] = {
+    OrderEffect.SUPPRESS_ALARMS: (AlarmEvent.SUPPRESS, AlarmReason.WORK_IN_PROGRESS),
+    OrderEffect.RELEASE_ALARMS: (AlarmEvent.RELEASE, AlarmReason.WORK_ENDED),
+    OrderEffect.RE_ANNUNCIATE: (AlarmEvent.RE_ANNUNCIATE, AlarmReason.VERIFICATION_FAILED),
+    OrderEffect.CLEAR_ALARMS: (AlarmEvent.CLEAR, AlarmReason.VERIFIED_REPAIR),
 }
 """Effect of an order's move -> what happens to the alarms of its incident."""
 
