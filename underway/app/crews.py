@@ -124,8 +124,7 @@ class CrewPhones:
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             return False
         if answer.is_success:
-            order = answer.json().get("order") or {}
-            phone.versions[action.order_id] = int(order.get("version", phone.versions.get(action.order_id, 0)))
+            phone.versions[action.order_id] = int(answer.json()["version"])
         else:
             self.refused.append(f"{phone.crew.crew_id} '{action.event}' on {action.order_id}: {answer.status_code} {answer.text[:300]}")
             log.warning("refused: %s", self.refused[-1])

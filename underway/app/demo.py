@@ -127,6 +127,7 @@ class _Demo:
         self.truth = report.Truth(None, None, town.distance_m)
         self.timings: dict[str, float] = {}
         self._stored_last = (-1, 0.0)
+        self._phase = "starting"
 
     def environment(self) -> dict[str, str]:
         """Return the settings of the services."""
@@ -162,10 +163,11 @@ class _Demo:
             self.stored = report.StoredCount(connect(self.database_url, application_name="underway-demo-count"))
             if not await wait_until(lambda: self._listening(conn, supervisor), SETTLE_S):
                 raise StoreUnavailable(f"ingest must subscribe within {SETTLE_S:g} s of its start; see {self.folder / 'ingest.log'}")
+            self._phase = "history"
             await self._history(runner, supervisor)
             self._mark("history")
             if self.options.until == "live":
-                return self._finish(conn, runner, 0)
+                return self._finish(conn, runner, supervisor, 0)
             return await self._live(conn, runner, phones, supervisor)
 
     async def _history(self, runner: TownRunner, supervisor: Supervisor) -> None:
@@ -181,7 +183,8 @@ class _Demo:
             task = bar.add_task(f"{self.options.history_days} days of history", total=end_us - begin_us)
 
             def advanced(reached_us: int, published: int) -> None:
-                supervisor.check()
+                self._settled(runner, supervisor)
+                self._write_services(supervisor)
                 bar.update(
                     task,
                     completed=reached_us - begin_us,
@@ -196,6 +199,7 @@ class _Demo:
                     f" see {self.folder / 'ingest.log'}"
                 )
         self.say(f"{self.stored():,} readings of history stored")
+        self._phase = "live"
 
     def _listening(self, conn: psycopg.Connection[Any], supervisor: Supervisor) -> bool:
         """Return whether ingest has subscribed: before its first subscription the broker keeps nothing for it."""
@@ -245,7 +249,7 @@ class _Demo:
             await runner.live(options.speed, lambda: self._behind_s(conn, runner), each_step, BEHIND_S_MAX)
         await wait_until(lambda: self._settled(runner, supervisor), DRAIN_S)
         self._mark("live")
-        return self._finish(conn, runner, code)
+        return self._finish(conn, runner, supervisor, code)
 
     def _behind_s(self, conn: psycopg.Connection[Any], runner: TownRunner) -> float:
         newest_at = views.latest_observed_at(conn)
@@ -266,9 +270,10 @@ class _Demo:
         title = f"underway: {self.town.registry.site.name}, story '{self.options.story}', seed {self.options.seed}"
         return report.snapshot(conn, title, self.url, progress, services, self.stored())
 
-    def _finish(self, conn: psycopg.Connection[Any], runner: TownRunner, code: int) -> int:
+    def _finish(self, conn: psycopg.Connection[Any], runner: TownRunner, supervisor: Supervisor, code: int) -> int:
         facts = report.result(conn, self.options.seed, self.options.story, runner.published, self.stored(), self.truth)
         facts["wall_s"] = {name: round(seconds, 1) for name, seconds in self.timings.items()}
+        facts["services"] = _services(supervisor)
         facts["broker"] = f"{self.broker.kind} {self.broker.version}"
         facts["exit_code"] = code
         if self.options.json_output:
@@ -282,11 +287,18 @@ class _Demo:
         self.timings[name] = time.monotonic() - self.began
 
     def _write_services(self, supervisor: Supervisor) -> None:
-        """Keep the process ids beside the logs, for people who look and for tests that kill."""
+        """Keep process ids and progress beside the logs, for people who look and for tests that kill."""
+        facts: dict[str, Any] = _services(supervisor)
+        facts["readings"] = {"stored": self._stored_last[0]}
+        facts["phase"] = self._phase
         path = self.folder / "services.json"
         draft = path.with_suffix(".new")
-        draft.write_text(json.dumps({s.name: {"pid": s.pid, "restarts": s.restarts, "log": str(s.log_path)} for s in supervisor.services}))
+        draft.write_text(json.dumps(facts))
         draft.replace(path)
+
+
+def _services(supervisor: Supervisor) -> dict[str, Any]:
+    return {s.name: {"pid": s.pid, "restarts": s.restarts, "log": str(s.log_path)} for s in supervisor.services}
 
 
 class _Teller:
