@@ -5,10 +5,11 @@ Both lanes look at rows one after the other (in vectorised form), never at batch
 The watermark of a grid lane
 ----------------------------
 A channel *covers* the time up to its newest reading plus its nominal interval. A grid time is judged when every channel that is alive covers the
-end of its bucket. A channel is not waited for once it is more than a stall behind: `STALL_LIVE_US` behind the newest reading that came live, or
-`STALL_HISTORY_US` behind the newest reading at all. So a dead sensor delays its zone once, by 15 minutes, while packs of buffered history
-(flagged late or historical, one device after the other, six hours each) are put together again before they are judged. Readings that come after
-their grid time was judged are late: counted, otherwise ignored.
+end of its bucket. A channel is not waited for once it is silent: its cover is `STALL_LIVE_US` behind the newest reading that came live, and nothing
+was received from it for as long (plus its interval); or its cover is `STALL_HISTORY_US` behind the newest reading at all. So a dead sensor delays its
+zone once, by 15 minutes, while packs of buffered history (one device after the other, six hours each, all received at about the same time) are put
+together again before they are judged. Readings that come after their grid time was judged are late: counted, otherwise ignored. A logger that sends
+in packs while the rest of its zone is live is therefore late always.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.contract import BankOutput, Detector, FrameDetector, Frames, IntArray, RowDetector, Rows, no_output
+from detectors.contract import BankOutput, BoolArray, Detector, FloatArray, FrameDetector, Frames, IntArray, RowDetector, Rows, no_output
 from detectors.snapshot import pack, unpack
 from underway.model import HOUR_US, MINUTE_US, Channel, Hold, Quality, ReadingBatch, ReadingFlag
 
 STALL_LIVE_US = 15 * MINUTE_US
-STALL_HISTORY_US = 12 * HOUR_US
+STALL_HISTORY_US = 24 * HOUR_US
 FUTURE_US_MAX = 10 * MINUTE_US
 CHUNK_ROWS = 4096
-PENDING_ROWS_MAX = 1_000_000
 NEVER_US = -(2**62)
 """An instant before everything; small enough that intervals can be added to it."""
 BEHIND = int(ReadingFlag.LATE | ReadingFlag.HISTORICAL)
@@ -80,8 +80,8 @@ class GridLane:
 
     Notes
     -----
-    Cost: O(rows x channels) per batch, vectorised. State: the rows of grid times that are not judged yet (12 h at most while history comes
-    in, 20 min at most while live), plus one instant a channel. At `PENDING_ROWS_MAX` rows everything that waits is judged.
+    Cost: O(rows x channels) per batch, vectorised. State: the rows of grid times that are not judged yet (24 h at most while history comes
+    in, 20 min at most while live), plus two instants a channel.
     """
 
     def __init__(self, detector: FrameDetector, channels: Sequence[Channel]) -> None:
@@ -89,6 +89,7 @@ class GridLane:
         self.interval_us = np.array([round(c.interval_s * 1e6) for c in channels], np.int64)
         self.width = len(channels)
         self.newest_us = np.full(self.width, NEVER_US, np.int64)
+        self.received_us = np.full(self.width, NEVER_US, np.int64)
         self.live_us = NEVER_US
         self.any_us = NEVER_US
         self.closed = NEVER_US
@@ -102,7 +103,8 @@ class GridLane:
         """Take rows, judge what can be judged now."""
         for start in range(0, len(batch), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            self._accept(column[part], batch.observed_us[part], batch.value[part], (batch.flags[part] & BEHIND) != 0)
+            behind = (batch.flags[part] & BEHIND) != 0
+            self._accept(column[part], batch.observed_us[part], batch.received_us[part], batch.value[part], behind)
         frames = self._due()
         return self.detector.step(frames) if len(frames) else no_output()
 
@@ -115,19 +117,23 @@ class GridLane:
         if self.detector.covers(hold):
             self.detector.hold(hold)
 
-    def _accept(self, column: IntArray, at: IntArray, value: NDArray[np.float64], behind: NDArray[np.bool_]) -> None:
+    def _accept(self, column: IntArray, at: IntArray, received: IntArray, value: FloatArray, behind: BoolArray) -> None:
         n, grid, half = len(at), self.detector.grid_us, self.detector.grid_us // 2
         if self.any_us == NEVER_US:
             # channels never seen are waited for from the first reading on
             self.newest_us[:] = int(at[0]) - self.interval_us
-        newest = np.full((n + 1, self.width), NEVER_US, np.int64)
-        newest[0] = self.newest_us
-        newest[np.arange(1, n + 1), column] = at
-        newest = np.maximum.accumulate(newest, axis=0)[1:]
+            self.received_us[:] = int(received[0])
+        newest = _running(self.newest_us, column, at)
         live = np.maximum(np.maximum.accumulate(np.where(behind, NEVER_US, at)), self.live_us)
         seen = np.maximum(np.maximum.accumulate(at), self.any_us)
         cover = newest + self.interval_us
-        waited_for = (cover >= live[:, None] - STALL_LIVE_US) & (cover >= seen[:, None] - STALL_HISTORY_US)
+        waited_for = cover >= live[:, None] - STALL_LIVE_US
+        if not waited_for.all():
+            clock = np.maximum.accumulate(np.maximum(received, int(self.received_us.max())))
+            heard = _running(self.received_us, column, received) + self.interval_us
+            waited_for |= heard >= clock[:, None] - STALL_LIVE_US
+            waited_for &= cover >= seen[:, None] - STALL_HISTORY_US
+        np.maximum.at(self.received_us, column, received)
         watermark = np.where(waited_for, cover, 2**62).min(axis=1)
         watermark = np.where(waited_for.any(axis=1), watermark, NEVER_US)
         closed = np.maximum(np.maximum.accumulate((watermark - half) // grid), self.closed)
@@ -171,6 +177,7 @@ class GridLane:
         return pack(
             {
                 "newest": self.newest_us,
+                "received": self.received_us,
                 "live": self.live_us,
                 "any": self.any_us,
                 "closed": self.closed,
@@ -187,8 +194,17 @@ class GridLane:
         """Take back what `state` returned."""
         s = unpack(state)
         self.newest_us, self.live_us, self.any_us, self.closed, self.late_rows = s["newest"], s["live"], s["any"], s["closed"], s["late"]
+        self.received_us = s["received"]
         self._column, self._at, self._value, self._behind = s["column"], s["at"], s["value"], s["behind"]
         self.detector.restore(s["detector"])
+
+
+def _running(before: IntArray, column: IntArray, instant: IntArray) -> IntArray:
+    """Return the newest instant of every column after each row, shape (rows, columns)."""
+    table = np.full((len(column) + 1, len(before)), NEVER_US, np.int64)
+    table[0] = before
+    table[np.arange(1, len(column) + 1), column] = instant
+    return np.asarray(np.maximum.accumulate(table, axis=0)[1:], np.int64)
 
 
 class RowLane:

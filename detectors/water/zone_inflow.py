@@ -11,6 +11,7 @@ import numpy as np
 
 from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold
+from detectors.noise import NoiseModel
 from detectors.snapshot import pack, unpack
 from detectors.water.location import PressureTracker, align, locate, most_probable
 from detectors.water.profile import SLOT_US, LocalDay, SlotProfile
@@ -47,13 +48,10 @@ LEVEL_CLIP_SD = 1.5
 WAIT_STEPS = 36
 """Rows are learned three hours after they came, so that the hours before a finding are not learned."""
 MEMORY_STEPS = 2880.0
-LAGS = 12
-SLOW_GAIN = 1.0 / 18.0
 Z_MAX = 6.0
 Z_MIN = -4.0
-Z_LEARN = 4.0
 K_MIN = 0.5
-SLOW_SDS = 3.0
+BAND_SDS = 3.0
 YEARS_PER_FALSE = 10.0
 STEPS_MIN = 3
 EXCESS_SHARE_MIN = 0.02
@@ -73,7 +71,6 @@ NIGHT_FALSE_NIGHTS = 365.0 * YEARS_PER_FALSE
 NIGHT_CLEAR_NIGHTS = 2
 NIGHT_LEARN_Z_MAX = 2.5
 NEVER_US = -(2**62)
-READINGS_MIN = 500
 
 
 @dataclass(slots=True)
@@ -117,6 +114,8 @@ class ZoneInflow:
         Pressure response to a leak on each pipe; without them there is no candidate pipe, only the sensors that fell most.
     pipe_length_m : mapping of str to float, optional
         Prior weight of the pipes; uniform when left out.
+    pressure_names : mapping of int to str, optional
+        Signal name of each pressure channel; default ``asset/<asset_id>/pressure``.
 
     Notes
     -----
@@ -170,6 +169,7 @@ class ZoneInflow:
         timezone: str,
         signatures: LeakSignatures | None = None,
         pipe_length_m: Mapping[str, float] | None = None,
+        pressure_names: Mapping[int, str] | None = None,
     ) -> None:
         self.zone = zone
         self.asset_id = f"dma:{zone.zone_id}"
@@ -202,7 +202,15 @@ class ZoneInflow:
         self.signals = (
             Signal(f"zone/{zone.zone_id}/inflow", zone.zone_id, None, "m3/h"),
             Signal(f"zone/{zone.zone_id}/night_flow", zone.zone_id, None, "m3/h"),
-            *(Signal(_pressure_signal(c), zone.zone_id, c.asset_id, "kPa") for c in self._sensor),
+            *(
+                Signal(
+                    (pressure_names or {}).get(c.channel_id) or f"asset/{c.asset_id or c.device_id}/pressure",
+                    zone.zone_id,
+                    c.asset_id,
+                    "kPa",
+                )
+                for c in self._sensor
+            ),
         )
         self._series = 1 + s + t
         self.profile = SlotProfile(self._series, floor)
@@ -220,12 +228,7 @@ class ZoneInflow:
         self.statistic = 0.0
         self.onset_us = NEVER_US
         self.steps = 0
-        self.z_recent = np.full(LAGS, np.nan)
-        self.acov = np.zeros(LAGS + 1)
-        self.acov_n = np.zeros(LAGS + 1)
-        self.slow = 0.0
-        self.slow_square = 0.0
-        self.slow_n = 0.0
+        self.noise = NoiseModel(K_MIN)
         self.burst: _Condition | None = None
         self.window = np.empty((0, 4))
         self.background: _Condition | None = None
@@ -368,33 +371,15 @@ class ZoneInflow:
             pressure = np.where(known[1 : 1 + s], pressure, np.nan)
         return pressure, np.concatenate((residual[:1], residual[1 + s :]))
 
-    def noise_scale(self) -> float:
-        """Return c >= 1: how much wider sums of residuals spread than independent ones would, from autocorrelations up to 1 h."""
-        if self.acov_n[0] < READINGS_MIN:
-            return 1.0
-        weight = 1.0 - np.arange(1, LAGS + 1) / (LAGS + 1)
-        return math.sqrt(max(float(self.acov[0] + 2.0 * weight @ self.acov[1:]), 1.0))
-
-    def _learn_noise(self, z: float, c: float) -> None:
-        z = min(max(z, -Z_LEARN), Z_LEARN)
-        product = np.concatenate(([z * z], z * self.z_recent))
-        good = np.isfinite(product)
-        self.acov_n = np.minimum(self.acov_n + good, MEMORY_STEPS)
-        self.acov += np.where(good, (np.where(good, product, 0.0) - self.acov) / np.maximum(self.acov_n, 1.0), 0.0)
-        self.z_recent = np.concatenate(([z], self.z_recent[:-1]))
-        self.slow += SLOW_GAIN * (z / c - self.slow)
-        self.slow_n = min(self.slow_n + 1.0, MEMORY_STEPS)
-        self.slow_square += (self.slow**2 - self.slow_square) / self.slow_n
-
     # -- bursts ---------------------------------------------------------------------------------------------------------------
 
     def _judge(self, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
         at = row.at_us
         residual = float(row.value[0] - row.expected[0])
-        z, c = residual / sd, self.noise_scale()
-        ready = at - self.first_us >= LEARN_DAYS * DAY_US and self.acov_n[0] >= READINGS_MIN
+        z, c = residual / sd, self.noise.scale
+        ready = at - self.first_us >= LEARN_DAYS * DAY_US and self.noise.ready
         if ready:
-            k = max(K_MIN, SLOW_SDS * math.sqrt(self.slow_square))
+            k = self.noise.reference
             if self.statistic <= 0.0:
                 self.onset_us, self.steps = at, 0
             self.statistic = min(max(0.0, self.statistic + min(max(z / c, Z_MIN), Z_MAX) - k), SCORE_MAX * self._h)
@@ -404,7 +389,7 @@ class ZoneInflow:
         elif ready and self.statistic >= self._h and self.steps >= STEPS_MIN:
             self._raise(row, sd * c, historical, out)
         if not self.frozen:
-            self._learn_noise(z, c)
+            self.noise.learn(z)
 
     def _raise(self, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
         since = [r for r in self.recent if r.at_us >= self.onset_us and np.isfinite(r.value[0]) and np.isfinite(r.expected[0])]
@@ -497,7 +482,7 @@ class ZoneInflow:
             self.window[-WINDOW_MIN:] if phase is not FindingPhase.RAISE else self.window[self.window[:, 0] >= burst.onset_us][-WINDOW_MIN:]
         )
         expected, observed = float(last[:, 2].mean()), float(last[:, 3].mean())
-        half = SLOW_SDS * sd / math.sqrt(len(last))
+        half = BAND_SDS * sd / math.sqrt(len(last))
         drivers, strongest = self._drivers(row)
         candidates: tuple[Candidate, ...] = ()
         posterior = self._posterior()
@@ -531,7 +516,7 @@ class ZoneInflow:
             {
                 "excess_m3ph": round(burst.excess, 3),
                 "lost_m3": round(max(burst.excess, 0.0) * (at - burst.onset_us) / HOUR_US, 1),
-                "noise_scale": round(self.noise_scale(), 2),
+                "noise_scale": round(self.noise.scale, 2),
                 "located_by": "signatures" if candidates else "sensors",
                 "readings": int(self.pressures.count.max()) if len(self.pressures.count) else 0,
             },
@@ -621,7 +606,7 @@ class ZoneInflow:
             self._emit_night(FindingPhase.UPDATE, condition, at, flow, expected, sd, out)
 
     def _emit_night(self, phase: FindingPhase, c: _Condition, at: int, flow: float, expected: float, sd: float, out: OutputWriter) -> None:
-        half = SLOW_SDS * sd
+        half = BAND_SDS * sd
         name = self.zone.name
         if phase is FindingPhase.CLEAR:
             summary = f"Night flow of {name} is back at {flow:.1f} m3/h, expected {expected:.1f}, for {c.quiet_nights} nights"
@@ -657,6 +642,7 @@ class ZoneInflow:
                 "unlearned": _rows_out(self.unlearned),
                 "burst": None if self.burst is None else asdict(self.burst),
                 "background": None if self.background is None else asdict(self.background),
+                "noise": self.noise.state(),
                 "profile": self.profile.state(),
                 "pressures": self.pressures.state(),
             }
@@ -671,6 +657,7 @@ class ZoneInflow:
         self.recent, self.unlearned = _rows_in(s["recent"]), _rows_in(s["unlearned"])
         self.burst = None if s["burst"] is None else _Condition(**s["burst"])
         self.background = None if s["background"] is None else _Condition(**s["background"])
+        self.noise.restore(s["noise"])
         self.profile.restore(s["profile"])
         self.pressures.restore(s["pressures"])
 
@@ -686,12 +673,6 @@ _PLAIN: Sequence[str] = (
     "statistic",
     "onset_us",
     "steps",
-    "z_recent",
-    "acov",
-    "acov_n",
-    "slow",
-    "slow_square",
-    "slow_n",
     "window",
     "nights",
     "night_day",
@@ -711,7 +692,3 @@ def _rows_out(rows: Sequence[_Row]) -> list[object]:
 
 def _rows_in(rows: Sequence[Sequence[Any]]) -> list[_Row]:
     return [_Row(*r) for r in rows]
-
-
-def _pressure_signal(channel: Channel) -> str:
-    return f"asset/{channel.asset_id or channel.device_id}/pressure"
