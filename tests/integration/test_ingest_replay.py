@@ -1,0 +1,232 @@
+"""The pipeline with the real bank on a real database: crashes at every point of a batch change no reading and no finding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import numpy as np
+import psycopg
+import pytest
+
+from detectors.bank import Bank
+from ingest.batcher import BatchLimits
+from ingest.mqtt import Message
+from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, Writer
+from underway.model import (
+    HOUR_US,
+    MINUTE_US,
+    Asset,
+    AssetClass,
+    Channel,
+    Device,
+    Hold,
+    Quantity,
+    Registry,
+    Site,
+    StoreUnavailable,
+    Zone,
+    ZoneKind,
+    from_us,
+    to_us,
+)
+from underway.store.connect import connect
+from underway.store.registry import load_registry, save_registry
+from underway.store.telemetry import replay_after
+
+pytestmark = pytest.mark.integration
+
+NOW_AT = datetime(2026, 3, 20, tzinfo=UTC)
+SETTINGS = PipelineSettings(limits=BatchLimits(count_max=400, linger_s=0.0), checkpoint_batches=5, checkpoint_s=1e9, idle_wait_s=0.0)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class FixedClock:
+    def now_at(self) -> datetime:
+        return NOW_AT
+
+
+class ListSource:
+    """Gives again what was not acknowledged, to every new process."""
+
+    def __init__(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        self.left = dict(enumerate(messages))
+        self.given: set[int] = set()
+
+    def connect(self) -> ListSource:
+        self.given.clear()
+        return self
+
+    def poll(self, count_max: int, wait_s: float) -> list[Message]:
+        found = [n for n in self.left if n not in self.given][: min(count_max, 350)]
+        self.given.update(found)
+        return [Message(*self.left[n], to_us(NOW_AT), (0, n)) for n in found]
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            del self.left[message.token[1]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"subscribed": True}
+
+    def close(self) -> None:
+        pass
+
+
+class FaultyStore(PostgresStore):
+    """Loses a transaction before its commit, or the answer to it, or the whole process, from one seed."""
+
+    def __init__(self, url: str, rng: np.random.Generator) -> None:
+        super().__init__(url, None, os.getpid(), NOW_AT)
+        self.rng = rng
+        self.faults = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        draw = self.rng.random()
+        with super().transaction() as tx:
+            yield tx
+            if draw < 0.1:
+                self.faults += 1
+                raise StoreUnavailable("cannot commit now")
+            if draw < 0.2:
+                self.faults += 1
+                raise Crash
+        if draw < 0.3:
+            self.faults += 1
+            raise StoreUnavailable("cannot hear of the commit now")
+        if draw < 0.35:
+            self.faults += 1
+            raise Crash
+
+
+def small_town() -> Registry:
+    zone = Zone("z1", "town", "Zone 1", ZoneKind.DMA, attributes={"mains_km": 4.0, "connections": 300})
+    assets = (Asset("dma:z1", "town", "z1", AssetClass.NETWORK, "Zone 1"), Asset("rs-1", "town", None, AssetClass.ROAD_SECTION, "Road 1"))
+    since = NOW_AT - timedelta(days=60)
+    devices = tuple(Device(d, "town", "z1", "dma:z1", "m", "native", since) for d in ("fm-1", "pr-1", "pr-2"))
+    channels = (
+        Channel(0, "fm-1", "flow", Quantity.FLOW, "m3/h", "dma:z1", "z1", "zone_inflow", -500.0, 500.0, 300.0),
+        Channel(0, "pr-1", "pressure", Quantity.PRESSURE, "kPa", "dma:z1", "z1", "zone_pressure", 0.0, 1000.0, 300.0, 0.1),
+        Channel(0, "pr-2", "pressure", Quantity.PRESSURE, "kPa", "dma:z1", "z1", "zone_pressure", 0.0, 1000.0, 300.0, 0.1),
+    )
+    return Registry(Site("town", "Town", "UTC", 0.0, 0.0), (zone,), assets, devices, channels)
+
+
+def three_weeks() -> list[tuple[str, bytes]]:
+    """Return messages of a meter and two gauges: a daily pattern, a stuck gauge, a burst on the last day, a silent gauge at the end."""
+    rng = np.random.default_rng(5)
+    messages = []
+    start_us = to_us(NOW_AT) - 21 * 24 * HOUR_US
+    stuck = 0.0
+    for step in range(21 * 288):
+        at_us = start_us + step * 5 * MINUTE_US
+        hour = step / 12 % 24
+        flow = 30 + 12 * np.sin((hour - 6) / 24 * 2 * np.pi) + rng.normal(0, 0.6)
+        burst = step > 20 * 288
+        for device, name, value in (
+            ("fm-1", "flow", flow + 18 * burst),
+            ("pr-1", "pressure", 350 - flow / 5 - 25 * burst + rng.normal(0, 0.4)),
+            ("pr-2", "pressure", 340 - flow / 5 - 9 * burst + rng.normal(0, 0.4)),
+        ):
+            if device == "pr-2":
+                if 10 * 288 < step < 13 * 288:
+                    value = stuck = stuck or value
+                if step > 21 * 288 - 200:
+                    continue
+            payload = b'{"at":%d,"values":{"%s":%.6f}}' % (at_us // 1000, name.encode(), value)
+            messages.append((f"uw/town/{device}/telemetry", payload))
+    return messages
+
+
+def finished(source: ListSource, store: PostgresStore, turns: int = 3000) -> int:
+    crashes = 0
+    while turns:
+        pipeline = Pipeline(source.connect(), store, Bank, FixedClock(), SETTINGS, wait=lambda _: None)
+        try:
+            while turns and source.left:
+                turns -= 1
+                try:
+                    pipeline.turn()
+                except StoreUnavailable as error:
+                    pipeline.lose_store(error)
+            store.close()
+            return crashes
+        except Crash:
+            crashes += 1
+            store.close()
+    raise AssertionError(f"{len(source.left)} messages are left")
+
+
+def findings(url: str) -> set[tuple[Any, ...]]:
+    with psycopg.connect(url) as conn:
+        return set(conn.execute("SELECT finding_id, kind, phase, asset_id, onset_at, historical FROM finding").fetchall())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pipeline_with_the_real_bank_crashes_change_nothing(database_url: str, seed: int) -> None:
+    with connect(database_url) as conn:
+        save_registry(conn, small_town())
+        conn.execute(
+            "INSERT INTO hold (zone_id, asset_id, held_at) VALUES ('z1', 'dma:z1', %s)", (from_us(to_us(NOW_AT) - 3 * 24 * HOUR_US),)
+        )
+    messages = three_weeks()
+    source = ListSource(messages)
+    store = FaultyStore(database_url, np.random.default_rng(seed))
+    crashes = finished(source, store)
+    assert crashes >= 2
+    assert store.faults > crashes
+    with connect(database_url) as conn:
+        row = conn.execute("SELECT count(*) FROM reading").fetchone()
+        assert row == (len(messages),)
+        (held,) = conn.execute("SELECT held_batch_id FROM hold").fetchone() or (None,)
+        assert held is not None
+        bank, found = Bank(load_registry(conn)), []
+        for step in replay_after(conn, 0):
+            bank.hold(step.holds)
+            if len(step.readings):
+                found += bank.step(step.readings).findings
+    assert {f.finding_id for f in found} == {row[0] for row in findings(database_url)}
+    assert found, "a burst must be found, otherwise the test shows nothing"
+
+
+def test_pipeline_hold_told_between_batches_is_replayed_at_its_batch(database_url: str) -> None:
+    class RecordingBank(Bank):
+        told: ClassVar[list[tuple[int, ...]]] = []
+        stepped = 0
+
+        def step(self, batch: Any) -> Any:
+            RecordingBank.stepped += 1
+            return super().step(batch)
+
+        def hold(self, holds: Sequence[Hold]) -> None:
+            RecordingBank.told.append((RecordingBank.stepped, *(h.hold_id for h in holds)))
+            super().hold(holds)
+
+    with connect(database_url) as conn:
+        save_registry(conn, small_town())
+    store = PostgresStore(database_url, None, os.getpid(), NOW_AT)
+    messages = three_weeks()[:2000]
+    source = ListSource(messages)
+    pipeline = Pipeline(source.connect(), store, RecordingBank, FixedClock(), SETTINGS, wait=lambda _: None)
+    for turn in range(4):
+        if turn == 2:
+            with connect(database_url) as conn:
+                conn.execute("INSERT INTO hold (zone_id, asset_id, held_at) VALUES ('z1', 'dma:z1', %s)", (NOW_AT,))
+        pipeline.turn()
+    live = list(RecordingBank.told)
+    assert [told[1:] for told in live] == [(1,)]
+    RecordingBank.told.clear()
+    RecordingBank.stepped = 0
+    with connect(database_url) as conn:
+        conn.execute("DELETE FROM checkpoint")
+    again = Pipeline(source.connect(), store, RecordingBank, FixedClock(), SETTINGS, wait=lambda _: None)
+    again.turn()
+    assert RecordingBank.told[:1] == live
+    store.close()
