@@ -6,10 +6,10 @@ The watermark of a grid lane
 ----------------------------
 A channel *covers* the time up to its newest reading plus its nominal interval. A grid time is judged when every channel that is alive covers the
 end of its bucket. A channel is not waited for once it is silent: its cover is `STALL_LIVE_US` behind the newest reading that came live, and nothing
-was received from it for as long (plus its interval); or its cover is `STALL_HISTORY_US` behind the newest reading at all. So a dead sensor delays its
-zone once, by 15 minutes, while packs of buffered history (one device after the other, six hours each, all received at about the same time) are put
-together again before they are judged. Readings that come after their grid time was judged are late: counted, otherwise ignored. A logger that sends
-in packs while the rest of its zone is live is therefore late always.
+was received from it for as long (plus its interval); or its cover is `STALL_HISTORY_US` behind the newest reading at all. So a dead sensor delays
+its zone once, by 15 minutes, while packs of buffered history (one device after the other, six hours each, all received at about the same time) are
+put together again before they are judged. Readings that come after their grid time was judged are late: counted, otherwise ignored. A logger that
+sends in packs while the rest of its zone is live is therefore late always.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ class BridgeFrequency:
     -----
     Target ``y = 100 (f / f_ref - 1)`` in percent, f_ref the median of the first 36 readings. Features: 1, and for low-passed temperatures of 3, 8
     and 20 h ``T/5`` and ``min(T, 0)/5`` (the knee: a frozen deck is stiffer; Z24). `BayesForecast` (river) forecasts, its spread widens where the
-    temperature was never seen. Residual over spread goes into `ShiftMonitor`, both sides, one false alarm in ten years; at least 0.5 % and 3 readings.
-    Readings are learned six hours late, clipped at four standard deviations, and not at all while a condition or a hold is open.
-    It speaks after 10 days. Cost about 0.2 ms a reading (10 min apart). State about 25 kB.
+    temperature was never seen. Residual over spread goes into `ShiftMonitor`, both sides, one false alarm in ten years; at least 0.5 % and 3
+    readings. Readings are learned six hours late, clipped at four standard deviations, and not at all while a condition or a hold is open. It
+    speaks after 10 days. Cost about 0.2 ms a reading (10 min apart). State about 25 kB.
 
     Blind to: a change slower than weeks in step with a season that it sees for the first time, damage that does not move the first mode; a change
     of mass (resurfacing) looks like damage. Before the first frost a frost is not judged (wide band).

@@ -73,12 +73,12 @@ class DrainLevel:
     -----
     Flood: level at or above 0.8 of the depth for 2 grid times (10 min); clear below 0.7 for 6. Blockage: ``level = w . x`` with x = 1 and the rain
     low-passed with 20, 40, 80 and 160 min to the power 2/3 (level over a weir of flow), learned by `BayesForecast` (river) three hours late and not
-    while a condition or a hold is open; residual over ``sqrt(s^2 + (0.25 rise)^2)`` into `ShiftMonitor`, upwards, at least 5 cm. Both are `road.flood`;
-    ``details["cause"]`` tells which. Blockages are judged after 10 days; the flood level at once.
-    Cost about 0.2 ms a grid time; state about 25 kB.
+    while a condition or a hold is open; residual over ``sqrt(s^2 + (0.25 rise)^2)`` into `ShiftMonitor`, upwards, at least 5 cm. Both are
+    `road.flood`; ``details["cause"]`` tells which. Blockages are judged after 10 days; the flood level at once. Cost about 0.2 ms a grid time;
+    state about 25 kB.
 
-    Blind to: a blockage while the rain is heavier than any it has learned from (the band is wide then), backwater from downstream (looks like a blockage),
-    rain that falls on the catchment but not on the gauge, snow melt.
+    Blind to: a blockage while the rain is heavier than any it has learned from (the band is wide then), backwater from downstream (looks like a
+    blockage), rain that falls on the catchment but not on the gauge, snow melt.
 
     Examples
     --------

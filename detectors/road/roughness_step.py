@@ -105,11 +105,11 @@ class RoughnessStep:
     -----
     ``y = ln(IRI)`` of every pass; baseline: median and MAD of 30 passes, then a mean and variance clipped at 3 standard deviations with a memory
     of 400 passes, learned 24 passes late and not at all while a condition or a hold is open. Residual into `ShiftMonitor`, upwards, one false alarm
-    in a million passes and section; at least 5 passes and about 10 %. It speaks after 100 passes.
-    Cost about 50 us a pass. State at most 10 kB a section.
+    in a million passes and section; at least 5 passes and about 10 %. It speaks after 100 passes. Cost about 50 us a pass. State at most 10 kB a
+    section.
 
-    Blind to: slow wear (absorbed over 400 passes; a trend test over visits belongs to planning), a pothole that vehicles avoid, a single bad vehicle
-    that makes most passes. Resurfacing is learned over the memory, not reported.
+    Blind to: slow wear (absorbed over 400 passes; a trend test over visits belongs to planning), a pothole that vehicles avoid, a single bad
+    vehicle that makes most passes. Resurfacing is learned over the memory, not reported.
 
     References
     ----------

@@ -55,13 +55,13 @@ class NoData:
 
     Notes
     -----
-    A device is silent when the newest live reading of its site is further ahead of its own newest reading, in event time and in time of reception, than
-    ``max(30 min, 6 intervals)`` of its fastest channel (48 intervals for probe vehicles, which pass when they pass). So silence is measured against what
-    others say, and a pause of the pipeline is nobody's silence. It is looked at whenever event time passes a multiple of 5 min. If at least 3 members and
-    80 % of a gateway or of a zone are silent, the finding is the gateway's (``gateway:<id>``) or the zone's (``zone:<id>``) and its devices do not speak
-    on their own; else it is the device's (``device:<id>``). When everything is silent there is no event time: `tick` then speaks for the site
-    (``site:<id>``) after 2 h. A finding clears with readings, for a group when less than half is silent.
-    History (late or historical readings) is never looked at. Cost: O(devices) each 5 min of event time. State 16 bytes a device.
+    A device is silent when the newest live reading of its site is further ahead of its own newest reading, in event time and in time of reception,
+    than ``max(30 min, 6 intervals)`` of its fastest channel (48 intervals for probe vehicles, which pass when they pass). So silence is measured
+    against what others say, and a pause of the pipeline is nobody's silence. It is looked at whenever event time passes a multiple of 5 min. If at
+    least 3 members and 80 % of a gateway or of a zone are silent, the finding is the gateway's (``gateway:<id>``) or the zone's (``zone:<id>``) and
+    its devices do not speak on their own; else it is the device's (``device:<id>``). When everything is silent there is no event time: `tick` then
+    speaks for the site (``site:<id>``) after 2 h. A finding clears with readings, for a group when less than half is silent. History (late or
+    historical readings) is never looked at. Cost: O(devices) each 5 min of event time. State 16 bytes a device.
 
     Blind to: a device that never sent anything, one channel of a device that sends the others, two silent zones (two findings, not one).
 

@@ -64,10 +64,10 @@ def locate(
     Notes
     -----
     For pipe k with signature ``s_k``, usual response ``b`` and leak flow Q the mean fall is ``Q (s_k + b)``. Its covariance is the noise, plus the
-    error of the flow and of the signature's scale along ``s_k + b``, plus an independent model error ``(0.2 Q s_kj)^2`` a sensor, so that a
-    model that is a fifth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors.
-    Blind to: two leaks in one zone (one place between them), a closed valve that the model has open, a leak that no sensor feels
-    (the posterior stays near the prior), sensors that were moved.
+    error of the flow and of the signature's scale along ``s_k + b``, plus an independent model error ``(0.2 Q s_kj)^2`` a sensor, so that a model
+    that is a fifth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors. Blind to: two leaks in one zone
+    (one place between them), a closed valve that the model has open, a leak that no sensor feels (the posterior stays near the prior), sensors that
+    were moved.
 
     References
     ----------

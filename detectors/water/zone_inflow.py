@@ -121,20 +121,19 @@ class ZoneInflow:
     -----
     Net inflow ``q_t`` is the sum of ``sign * flow`` over inlet, boundary and tank meters; one missing meter makes a gap. Forecast
     ``e_t = m[kind of day, slot] (1 + a_t)``: a mean over days, and a level ``a`` that follows the day with a time constant of 12 h.
-    Standardised residual ``z_t = (q_t - e_t) / (c s[slot] sqrt(1 + 1/n))``, where c >= 1 is the square root of the sum of autocorrelations up to 1 h.
-    Burst: ``S_t = max(0, S_{t-1} + z_t - k)`` with z clipped to -4..6, and a RAISE at S >= h, after at least 3 readings (15 min) and 2 % of the mean
-    inflow. k is 0.5 or three standard deviations of the 3 h mean of z, whichever is more; h makes white noise raise once in ten years (12.0).
-    Background leak: mean of 02:00 to 04:00 local against median and MAD of up to 28 quiet nights, CUSUM with k = 0.5 and z clipped to 3, at least
-    3 nights.
-    From a RAISE on nothing is learned until the residual returned (mean over 1 h to 24 h, long enough that the leak would stand out by 6 standard
-    deviations, below 0.3 of the largest excess) and every hold is released. Rows are learned 3 h late, so the hours before a RAISE never are.
-    A release with ``cancelled`` while the residual stands means a person says that this is the new normal: the level is moved there.
+    Standardised residual ``z_t = (q_t - e_t) / (c s[slot] sqrt(1 + 1/n))``, where c >= 1 is the square root of the sum of autocorrelations up to 1
+    h. Burst: ``S_t = max(0, S_{t-1} + z_t - k)`` with z clipped to -4..6, and a RAISE at S >= h, after at least 3 readings (15 min) and 2 % of the
+    mean inflow. k is 0.5 or three standard deviations of the 3 h mean of z, whichever is more; h makes white noise raise once in ten years (12.0).
+    Background leak: mean of 02:00 to 04:00 local against median and MAD of up to 28 quiet nights, CUSUM with k = 0.5 and z clipped to 3, at least 3
+    nights. From a RAISE on nothing is learned until the residual returned (mean over 1 h to 24 h, long enough that the leak would stand out by 6
+    standard deviations, below 0.3 of the largest excess) and every hold is released. Rows are learned 3 h late, so the hours before a RAISE never
+    are. A release with ``cancelled`` while the residual stands means a person says that this is the new normal: the level is moved there.
 
     It speaks after 10 days of readings, two of them weekend days. Cost about 0.1 ms a grid time. State about 60 kB plus 20 kB a pressure channel.
 
-    Blind to: leaks during the first 10 days (they are learned), slow leaks below about one standard deviation of the night flow, leaks while an inlet
-    meter is silent, losses upstream of the inlets. A step of demand (a new customer, a hydrant test, a holiday, a heat wave of more than the usual
-    day-to-day spread) looks like a leak and is raised; a person cancels it.
+    Blind to: leaks during the first 10 days (they are learned), slow leaks below about one standard deviation of the night flow, leaks while an
+    inlet meter is silent, losses upstream of the inlets. A step of demand (a new customer, a hydrant test, a holiday, a heat wave of more than the
+    usual day-to-day spread) looks like a leak and is raised; a person cancels it.
 
     References
     ----------
