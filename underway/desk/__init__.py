@@ -12,7 +12,7 @@ from underway.desk.actions import (
     override_dispatch,
     resolve_review,
 )
-from underway.desk.findings import Taken, TakenFinding, take_finding, take_new_findings
+from underway.desk.findings import READER, Taken, TakenFinding, take_finding, take_new_findings
 from underway.desk.links import crew_link, link_of, read_crew_link
 from underway.desk.rebuild import differences, rebuild
 from underway.desk.timers import Memory, TickReport, tick
@@ -21,6 +21,7 @@ __all__ = [
     "ASSIGN",
     "PEOPLE_ALARM_EVENTS",
     "PEOPLE_ORDER_EVENTS",
+    "READER",
     "AlarmResult",
     "Memory",
     "NotFoundError",

@@ -119,8 +119,8 @@ class _Tick:
     def _watch(self) -> None:
         """Mark alarms whose data stopped or came back (T14), and ring again for what was acknowledged and forgotten (T7)."""
         last = self.memory.watched_at.get(self.site_id)
-        if last is not None and self.now_at - last < WATCH_EVERY:
-            return
+        if last is not None and timedelta(0) <= self.now_at - last < WATCH_EVERY:
+            return  # a clock that was set back makes us look
         self.memory.watched_at[self.site_id] = self.now_at
         self._each("watch", [a.alarm_id for a in work.live_alarms(self.conn, self.site_id)], self._watch_one)
 
@@ -177,7 +177,7 @@ class _Tick:
 
     def _evaluate_now(self, order_id: int) -> bool:
         last = self.memory.evaluated_at.get(order_id)
-        return last is None or self.now_at - last >= EVALUATE_EVERY
+        return last is None or not timedelta(0) <= self.now_at - last < EVALUATE_EVERY
 
     def _verify(self, desk: Desk, order_id: int) -> bool:
         order = work.load_order(desk.conn, order_id, lock=True)
