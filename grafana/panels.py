@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from grafana_foundation_sdk.builders import barchart, geomap, stat, table, timeseries
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import geomap as geomap_models
 
 from grafana.look import (
@@ -87,6 +88,11 @@ def _table(title: str, description: str, sql: str, widths: Mapping[str, int]) ->
     for name, properties in columns(widths):
         panel = panel.override_by_name(name, properties)
     return panel
+
+
+def _link(base_url: str, number: str) -> models.DynamicConfigValue:
+    url = f"{base_url.rstrip('/')}/#order-${{__data.fields.{number}}}"
+    return value("links", [{"title": "open the order in underway", "url": url, "targetBlank": True}])
 
 
 def _lines(title: str, description: str, sql: str, unit: str, form: str = "time_series") -> timeseries.Panel:
@@ -325,7 +331,7 @@ def alarm_list(base_url: str) -> table.Panel:
             """
 SELECT state AS "State", priority AS "Priority", alarm_type AS "What", asset AS "Asset", zone AS "Zone", occurred_at AS "Since",
        extract(epoch FROM board_now() - occurred_at)::double precision AS "Age", evidence AS "Evidence", work_order AS "Order",
-       order_state AS "Order state", crew AS "Who", evidence_stale_since AS "Evidence stale since", alarm_id AS "Alarm"
+       order_state AS "Order state", crew AS "Who", evidence_stale_since AS "Evidence stale since", alarm_id AS "Alarm", order_id AS "Number"
 FROM board_alarm WHERE closed_at IS NULL
 ORDER BY (state IN ('SHLVD', 'DSUPR', 'OOSRV')), rank DESC, (state = 'ACKED'), occurred_at, alarm_id LIMIT 200
 """,
@@ -351,7 +357,9 @@ ORDER BY (state IN ('SHLVD', 'DSUPR', 'OOSRV')), rank DESC, (state = 'ACKED'), o
         .override_by_name("Age", [value("unit", "s"), value("decimals", 0)])
         .override_by_name("Evidence", [value("custom.cellOptions", {"type": "auto", "wrapText": True})])
         .override_by_name("Alarm", [value("custom.hidden", True)])
-        .override_by_name("What", [value("links", [{"title": "open in underway", "url": base_url, "targetBlank": True}])])
+        .override_by_name("Order", [_link(base_url, "Number")])
+        .override_by_name("Number", [value("custom.hidden", True)])
+        .override_by_name("What", [value("links", [{"title": "open underway", "url": base_url, "targetBlank": True}])])
     )
 
 
@@ -568,14 +576,18 @@ def order_list(base_url: str) -> table.Panel:
     return (
         _table(
             "Work orders",
-            "Open orders, then those closed in the time range. An order closes only when the sensors agree: 'Verified' shows how far that is. "
+            "Open orders, then those closed in the time range. An order closes only when the sensors agree: 'Verified' is the share of the excess "
+            "that is gone. "
             "FAIL sends it back to the crew (rework). INCONCLUSIVE needs a supervisor: extend, or waive with a reason.",
             """
 SELECT work_order AS "Order", priority AS "Priority", state AS "State", since_at AS "Since", title AS "Title", zone AS "Zone", crew AS "Who",
        due_at AS "Due", waiting_reason AS "Waits for", rework AS "Rework", outcome AS "Verdict",
-       CASE WHEN jsonb_typeof(verification -> 'progress') = 'number' THEN (verification ->> 'progress')::double precision
-            WHEN outcome IN ('PASS', 'WAIVED') THEN 1 WHEN state IN ('DONE', 'VERIFYING') THEN 0 END AS "Verified",
-       coalesce(verification ->> 'summary', verification ->> 'reason', since_reason) AS "Because", order_id AS "Number"
+       CASE WHEN outcome IN ('PASS', 'WAIVED') THEN 1
+            WHEN state IN ('DONE', 'VERIFYING') THEN least(greatest(coalesce(1 -
+                (abs((verification ->> 'residual')::double precision) - abs((verification ->> 'threshold')::double precision))
+                / nullif(abs((verification ->> 'excess')::double precision) - abs((verification ->> 'threshold')::double precision), 0),
+                0), 0), 1) END AS "Verified",
+       coalesce(verification ->> 'sentence', since_reason) AS "Because", order_id AS "Number"
 FROM board_order WHERE state NOT IN ('CLOSED', 'CANCELLED') OR $__timeFilter(closed_at)
 ORDER BY (state IN ('CLOSED', 'CANCELLED')), rank DESC, created_at DESC, order_id DESC LIMIT 200
 """,
@@ -610,7 +622,7 @@ ORDER BY (state IN ('CLOSED', 'CANCELLED')), rank DESC, created_at DESC, order_i
             ],
         )
         .override_by_name("Number", [value("custom.hidden", True)])
-        .override_by_name("Order", [value("links", [{"title": "open in underway", "url": base_url, "targetBlank": True}])])
+        .override_by_name("Order", [_link(base_url, "Number")])
     )
 
 
@@ -657,7 +669,7 @@ def response_times() -> stat.Panel:
 SELECT (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM detected_at - occurred_at))
         FROM alarm WHERE $__timeFilter(raised_at))::double precision AS "to detect",
        (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.at - a.raised_at))
-        FROM alarm a CROSS JOIN LATERAL (SELECT min(x.at) AS at FROM alarm_event x WHERE x.subject_id = a.alarm_id AND x.event LIKE '%ack') e
+        FROM alarm a CROSS JOIN LATERAL (SELECT min(x.at) AS at FROM alarm_event x WHERE x.subject_id = a.alarm_id AND x.event = 'ack') e
         WHERE $__timeFilter(a.raised_at))::double precision AS "to acknowledge",
        (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM coalesce(restored_at, resolved_at) - aware_at))
         FROM incident WHERE $__timeFilter(aware_at))::double precision AS "to restore",

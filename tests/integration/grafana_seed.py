@@ -239,9 +239,9 @@ def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> No
                 json.dumps(evidence_to_json(finding.evidence)),
             ),
         ).fetchone()[0]
-        log = [("detector.raise", "NORM", "UNACK", raised_at)]
+        log = [("raise", "NORM", "UNACK", raised_at)]
         if closed:
-            log.append(("op.ack", "UNACK", "ACKED", raised_at + timedelta(minutes=9)))
+            log.append(("ack", "UNACK", "ACKED", raised_at + timedelta(minutes=9)))
         for seq, (event, before, after, at) in enumerate(log, start=1):
             conn.execute(
                 """INSERT INTO alarm_event (subject_id, seq, event, from_state, to_state, actor, reason, at)
@@ -265,7 +265,15 @@ def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> No
                 f"crew-{n + 1}",
                 "PASS" if closed else "PENDING",
                 json.dumps({"candidates": [{"asset_id": "pipe-z1-1", "probability": 0.7}]}),
-                json.dumps({"progress": 0.62, "summary": "residual 11.8 -> 0.6 m3/h, need < 1.5 for 60 min"}),
+                json.dumps(
+                    {
+                        "residual": 5.0,
+                        "excess": 14.0,
+                        "threshold": 2.0,
+                        "outcome": "PENDING",
+                        "sentence": "residual 14.0 -> 5.0 m3/h, need < 2.0",
+                    }
+                ),
                 NOW_AT - timedelta(minutes=5) if closed else None,
             ),
         ).fetchone()[0]

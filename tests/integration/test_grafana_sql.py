@@ -1,32 +1,41 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import grafana_seed
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from grafana import PanelResult, check_panels, render
 from grafana.check import queries
-from underway.store.embedded import start_embedded
+from grafana.macros import Scope, expand
 from underway.store.migrate import migrate
 
 pytestmark = pytest.mark.integration
 
+READER = f"grafana_test_reader_{os.getpid()}"
+
 
 @pytest.fixture(scope="module")
-def town_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = start_embedded(Path(tmp_path_factory.mktemp("grafana-pg")), durable=False)
+def town_url(server: Any) -> Iterator[str]:
+    """A database on each server, filled once for this module."""
+    name = f"underway_grafana_{os.getpid()}"
+    url = urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
     try:
-        migrate(server.url, datetime.now(UTC))
-        with psycopg.connect(server.url, autocommit=True) as conn:
-            grafana_seed.seed(conn)
-        yield server.url
+        migrate(url, datetime.now(UTC))
+        with psycopg.connect(url, autocommit=True) as connection:
+            grafana_seed.seed(connection)
+        yield url
     finally:
-        server.stop()
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
@@ -47,25 +56,25 @@ def test_every_panel_on_a_full_town_shows_something(conn: psycopg.Connection[Any
 
 def test_every_panel_for_a_read_only_role_shows_the_same(conn: psycopg.Connection[Any]) -> None:
     everything = check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT)
-    conn.execute("CREATE ROLE grafana_test_reader")
+    conn.execute(f"CREATE ROLE {READER}".encode())
     try:
-        conn.execute("SELECT board_grant('grafana_test_reader')")
-        conn.execute("SET ROLE grafana_test_reader")
+        conn.execute(f"SELECT board_grant('{READER}')".encode())
+        conn.execute(f"SET ROLE {READER}".encode())
         assert check_panels(conn, grafana_seed.FROM_AT, grafana_seed.NOW_AT) == everything
         for secret in (
             "SELECT * FROM account",
             "SELECT phone FROM crew",
             "SELECT * FROM notification",
-            "SELECT board_grant('grafana_test_reader')",
+            "SELECT board_grant('{READER}')",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                conn.execute(secret)
+                conn.execute(secret.encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             conn.execute("UPDATE alarm SET ack = 'acked'")
     finally:
         conn.execute("RESET ROLE")
-        conn.execute("DROP OWNED BY grafana_test_reader")
-        conn.execute("DROP ROLE grafana_test_reader")
+        conn.execute(f"DROP OWNED BY {READER}".encode())
+        conn.execute(f"DROP ROLE {READER}".encode())
 
 
 def test_every_panel_on_an_empty_range_fails_nowhere(conn: psycopg.Connection[Any]) -> None:
@@ -138,6 +147,38 @@ def test_board_now_follows_the_town_and_never_runs_ahead_of_it(conn: psycopg.Con
         assert conn.execute("SELECT board_now()").fetchone() == (grafana_seed.NOW_AT + timedelta(seconds=20),)
         conn.execute("DELETE FROM town_clock")
         assert conn.execute("SELECT board_now() = now()").fetchone() == (True,)
+
+
+def test_verified_share_is_what_of_the_excess_is_gone(conn: psycopg.Connection[Any]) -> None:
+    query = next(q for q in queries(render()["underway-operations.json"]) if q.title == "Work orders")
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(expand(query.sql, Scope(grafana_seed.FROM_AT, grafana_seed.NOW_AT)).encode())
+        shares = {row["State"]: (row["Verified"], row["Because"]) for row in cursor}
+    assert shares["VERIFYING"] == (pytest.approx(0.75), "residual 14.0 -> 5.0 m3/h, need < 2.0")
+    assert shares["CLOSED"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "paused_s", "met_min", "used"),
+    [("RUNNING", 0, None, 0.5), ("RUNNING", 600, None, 1 / 3), ("MET", 0, 15, 0.25), ("BREACHED", 0, None, 0.5), ("PAUSED", 0, None, 0.5)],
+)
+def test_board_sla_counts_the_time_that_runs(
+    conn: psycopg.Connection[Any], state: str, paused_s: float, met_min: float | None, used: float
+) -> None:
+    begin_at = grafana_seed.NOW_AT - timedelta(minutes=30)
+    met_at = None if met_min is None else begin_at + timedelta(minutes=met_min)
+    with conn.transaction(force_rollback=True):
+        conn.execute("UPDATE town_clock SET speed = 0")
+        order_id = conn.execute("SELECT min(order_id) FROM work_order").fetchone()
+        assert order_id is not None
+        conn.execute(
+            "INSERT INTO sla_clock (order_id, name, state, started_at, due_at, met_at, paused_s) VALUES (%s, 'test', %s, %s, %s, %s, %s)",
+            (order_id[0], state, begin_at, begin_at + timedelta(hours=1), met_at, paused_s),
+        )
+        row = conn.execute("SELECT used, due_at FROM board_sla WHERE name = 'test'").fetchone()
+    assert row is not None
+    assert float(row[0]) == pytest.approx(used)
+    assert row[1] == begin_at + timedelta(hours=1, seconds=paused_s)
 
 
 def test_every_query_of_a_full_town_sorts_in_memory(conn: psycopg.Connection[Any]) -> None:

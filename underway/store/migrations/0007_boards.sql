@@ -54,13 +54,17 @@ LEFT JOIN asset p ON p.asset_id = o.location -> 'candidates' -> 0 ->> 'asset_id'
 LEFT JOIN LATERAL (SELECT x.at, x.reason FROM order_event x WHERE x.subject_id = o.order_id AND x.to_state = o.state
                    AND x.from_state <> x.to_state ORDER BY x.seq DESC LIMIT 1) e ON true;
 
--- One row a running or finished service clock, with the share of its time that is used (1 at the due instant).
+-- One row a service clock, with the share of its time that is used (1 at the due instant; pauses do not count).
 CREATE VIEW board_sla AS
-SELECT k.order_id, 'WO-' || k.order_id AS work_order, k.name, k.state, k.started_at, k.due_at, k.met_at, k.paused_s,
-       greatest(extract(epoch FROM coalesce(k.met_at, board_now()) - k.started_at) - CASE WHEN k.state = 'PAUSED' THEN 0 ELSE k.paused_s END, 0)
-           / nullif(extract(epoch FROM k.due_at - k.started_at), 0) AS used,
+SELECT k.order_id, 'WO-' || k.order_id AS work_order, k.name, k.state, k.started_at, k.due_at + make_interval(secs => k.paused_s) AS due_at,
+       k.met_at, k.paused_s,
+       greatest(extract(epoch FROM u.until_at - k.started_at) - k.paused_s, 0) / nullif(extract(epoch FROM k.due_at - k.started_at), 0) AS used,
        o.site_id, o.zone_id, o.priority, o.state AS order_state, o.title
-FROM sla_clock k JOIN work_order o USING (order_id);
+FROM sla_clock k
+JOIN work_order o USING (order_id)
+CROSS JOIN LATERAL (SELECT coalesce(k.met_at,
+    CASE WHEN k.state = 'PAUSED' THEN (SELECT max(x.at) FROM order_event x WHERE x.subject_id = k.order_id AND x.to_state = 'WAITING') END,
+    board_now()) AS until_at) u;
 
 -- Give a role the right to read what dashboards show, and nothing else: no password hashes, no phone numbers, no notifications.
 CREATE FUNCTION board_grant(reader name) RETURNS integer LANGUAGE plpgsql AS $$
