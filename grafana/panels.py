@@ -433,7 +433,7 @@ WHERE s.name LIKE 'asset/%/pressure' AND s.zone_id IN (${zone:sqlstring}) AND $_
         .span(12)
         .height(9)
         .decimals(1)
-        .thresholds(steps((None, LOW), (-3, "transparent"), (3, LOW)))
+        .thresholds(steps((None, "transparent"), (-3, LOW), (3, LOW)))
         .thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     )
 
@@ -529,7 +529,7 @@ GROUP BY 1, 2 ORDER BY 1, 2
         .height(9)
         .decimals(1)
         .span_nulls(True)
-        .thresholds(steps((None, LOW), (-4, "transparent"), (4, LOW)))
+        .thresholds(steps((None, "transparent"), (-4, LOW), (4, LOW)))
         .thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     )
 

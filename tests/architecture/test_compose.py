@@ -216,3 +216,37 @@ def test_image_context_holds_every_package_of_the_wheel_and_no_secret() -> None:
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     packages = {"underway", "ingest", "detectors", "workorders", "simulators", "grafana", "web"}
     assert packages | {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "docker/health.py"} == allowed
+
+
+def test_deploy_page_lists_every_service_with_its_networks() -> None:
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([a-z, ]+) \| [^|]+ \|$", page, re.MULTILINE))
+    assert {name: set(nets.split(", ")) for name, nets in rows.items()} == {
+        name: set(service["networks"]) for name, service in SERVICES.items()
+    }
+
+
+def test_deploy_page_lists_the_rights_of_the_broker() -> None:
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    for line in (ROOT / "docker/mosquitto/acl.conf").read_text(encoding="utf-8").splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind in ("topic", "pattern") and "$SYS" not in line:
+            verb, topic = rest.split()
+            shown = topic.replace("uw/+/%u", "uw/<site>/<id>").replace("uw/+/crew/%u", "uw/<site>/crew/<id>")
+            assert f"`{shown}`" in page, topic
+            assert {"write": "publish", "read": "read"}[verb] in page
+
+
+def test_deploy_page_names_settings_and_commands_that_exist() -> None:
+    page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("deploy.md", "grafana.md"))
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    for variable in set(re.findall(r"UNDERWAY_[A-Z_]+", page)):
+        assert variable in compose or variable.removeprefix("UNDERWAY_").lower() in Settings.model_fields, variable
+    root: Any = typer.main.get_command(app)
+    for words in re.findall(r"underway ((?:db|grafana|account|run|doctor)[a-z ]*)", page):
+        group = root
+        for word in words.split():
+            if not hasattr(group, "commands"):
+                break
+            assert word in group.commands, words
+            group = group.commands[word]

@@ -252,7 +252,9 @@ def test_push_that_grafana_refuses_says_what_to_do(
 
 
 def test_push_of_a_dashboard_that_grafana_refuses_quotes_it(grafana_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["grafana.push"], "render", lambda base_url: {"x.json": {"uid": "no such uid!", "title": "x", "panels": []}})
+    monkeypatch.setattr(
+        sys.modules["grafana.push"], "render", lambda base_url: {"x.json": {"uid": "no such uid!", "title": "x", "panels": []}}
+    )
     with pytest.raises(GrafanaError) as caught:
         push(grafana_server.url, ADMIN, database_url=DATABASE_URL)
     assert str(caught.value) == (

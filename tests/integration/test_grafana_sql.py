@@ -65,7 +65,7 @@ def test_every_panel_for_a_read_only_role_shows_the_same(conn: psycopg.Connectio
             "SELECT * FROM account",
             "SELECT phone FROM crew",
             "SELECT * FROM notification",
-            "SELECT board_grant('{READER}')",
+            f"SELECT board_grant('{READER}')",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 conn.execute(secret.encode())

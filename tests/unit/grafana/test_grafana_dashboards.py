@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from grafana_foundation_sdk.models import barchart, common, geomap, stat, table, timeseries
+from grafana_foundation_sdk.models import barchart, common, geomap, stat, table, timeseries, units
 from grafana_foundation_sdk.models import dashboard as models
 
 import grafana
@@ -168,6 +168,13 @@ def test_panel_reads_back_through_the_schema(panel: dict[str, Any]) -> None:
     defaults = {"unit", "decimals", "min", "max", "mappings", "thresholds", "color", "noValue", "links", "displayName"}
     for prop in _properties(panel):
         assert prop["id"].startswith("custom.") or prop["id"] in defaults, f"{panel['title']}: {prop['id']}"
+
+
+def test_units_are_known_to_grafana_or_shown_as_they_are(dashboard: dict[str, Any]) -> None:
+    known = {text for name, text in vars(units).items() if not name.startswith("_") and isinstance(text, str)}
+    used = {panel["fieldConfig"]["defaults"].get("unit") for panel in panels(dashboard)} - {None}
+    used |= {prop["value"] for panel in panels(dashboard) for prop in _properties(panel) if prop["id"] == "unit"}
+    assert used - known <= {"m3/h"}  # Grafana writes a unit that it does not know behind the number
 
 
 def _properties(panel: dict[str, Any]) -> list[dict[str, Any]]:
