@@ -2,8 +2,8 @@
 # Once, when the data folder is new: the owner of the schema, and a role that may read what dashboards show.
 # The rights of the reader come with the migrations (board_grant).
 set -eu
-: "${UNDERWAY_DB_PASSWORD:?is not set}" "${UNDERWAY_GRAFANA_DB_PASSWORD:?is not set}"
-psql -v ON_ERROR_STOP=1 -v owner="$UNDERWAY_DB_PASSWORD" -v reader="$UNDERWAY_GRAFANA_DB_PASSWORD" --no-psqlrc -q \
+: "${DB_PASSWORD:?is not set}" "${DB_READER_PASSWORD:?is not set}"
+psql -v ON_ERROR_STOP=1 -v owner="$DB_PASSWORD" -v reader="$DB_READER_PASSWORD" --no-psqlrc -q \
   --username "${POSTGRES_USER:-postgres}" --dbname underway <<'SQL'
 CREATE EXTENSION IF NOT EXISTS timescaledb;
 CREATE ROLE underway LOGIN PASSWORD :'owner';

@@ -90,6 +90,12 @@ def test_every_secret_must_be_given_and_none_has_a_default() -> None:
                 assert VARIABLE.fullmatch(str(value)), f"{name} must come from .env"
 
 
+def test_env_file_can_be_read_into_a_shell_that_runs_underway() -> None:
+    # settings refuse a variable UNDERWAY_* that they do not know, so .env may hold only real ones
+    names = re.findall(r"^(UNDERWAY_\w+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name.removeprefix("UNDERWAY_").lower() for name in names} <= set(Settings.model_fields)
+
+
 def test_env_example_names_every_variable_and_holds_no_secret() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
@@ -101,8 +107,8 @@ def test_env_example_names_every_variable_and_holds_no_secret() -> None:
 def test_only_broker_tls_web_and_grafana_are_published() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if service.get("ports")}
     assert published == {
-        "mosquitto": ["${UNDERWAY_MQTT_BIND:-0.0.0.0}:8883:8883"],
-        "web": ["${UNDERWAY_WEB_BIND:-127.0.0.1}:8080:8080"],
+        "mosquitto": ["${MQTT_BIND:-0.0.0.0}:8883:8883"],
+        "web": ["${WEB_BIND:-127.0.0.1}:8080:8080"],
         "grafana": ["${GRAFANA_BIND:-127.0.0.1}:3000:3000"],
     }
 
