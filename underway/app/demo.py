@@ -41,7 +41,7 @@ from underway.store.connect import connect
 from underway.store.embedded import embedded_postgres
 from underway.store.migrate import migrate
 
-LIVE_AT = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
+LIVE_AT = datetime(2026, 3, 2, 14, 0, tzinfo=UTC)
 SERVICES = ("ingest", "workorders", "web")
 SETTLE_S = 60.0
 DRAIN_S = 30.0

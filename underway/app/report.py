@@ -12,6 +12,7 @@ import psycopg
 from underway.app.live import AlarmLine, FeedLine, OrderLine, Snapshot
 from underway.store import views
 
+MEASUREMENTS = frozenset({"progress"})  # verification measured again: in the event log, but no transition
 QUIET_STATES = frozenset({"ACKED", "SHLVD", "DSUPR", "OOSRV", "NORM"})
 
 
@@ -177,6 +178,7 @@ def _order(conn: psycopg.Connection[Any], order: views.OrderView) -> dict[str, A
                 "note": e.note,
             }
             for e in views.events_of(conn, "order", order.order_id)
+            if e.event not in MEASUREMENTS
         ],
     }
 
