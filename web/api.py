@@ -262,7 +262,7 @@ def _overview(state: State) -> Overview:
             alarms=views.alarms(conn),
             incidents=views.incidents(conn),
             orders=views.orders(conn, closed_since=now_at - timedelta(hours=HISTORY_HOURS), limit=60),
-            events=views.events(conn, limit=60),
+            events=views.events(conn, limit=60, moves_only=True),
             crews=views.crews(conn, now_at),
             services=services,
         )
@@ -617,7 +617,7 @@ async def live_events(request: Request) -> EventSourceResponse:
     async def messages() -> AsyncIterator[ServerSentEvent]:
         async with state.hub.listen() as queue:
             yield ServerSentEvent(data=json.dumps({"seq": 0, "topics": [], "resync": True}), event="changed", retry=2000)
-            while True:
-                yield ServerSentEvent(data=json.dumps(await queue.get()), event="changed")
+            while (message := await queue.get()) is not None:
+                yield ServerSentEvent(data=json.dumps(message), event="changed")
 
     return EventSourceResponse(messages(), ping=PING_S, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

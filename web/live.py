@@ -24,7 +24,8 @@ QUEUE_MAX = 16
 BACKOFF_S_MAX = 10.0
 
 Message = dict[str, Any]
-Queue = asyncio.Queue[Message]
+Queue = asyncio.Queue[Message | None]
+"""None says that there will be no more messages."""
 
 
 def changed_topics(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
@@ -38,11 +39,11 @@ def changed_topics(before: Mapping[str, str], after: Mapping[str, str]) -> list[
     return sorted(topic for topic, mark in after.items() if before.get(topic) != mark)
 
 
-def offer(queue: Queue, message: Message) -> None:
+def offer(queue: Queue, message: Message | None) -> None:
     """Put `message` into a bounded queue; a full one loses its oldest and the message becomes a ``resync``."""
     if queue.full():
         queue.get_nowait()
-        message = {**message, "resync": True}
+        message = message and {**message, "resync": True}
     queue.put_nowait(message)
 
 
@@ -74,9 +75,10 @@ class Hub:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the poller and wait for it, at most five seconds."""
+        """End every stream, stop the poller and wait for it, at most five seconds; any thread may call it, more than once."""
         self._stop.set()
         self._wake.set()
+        self._hand_over(None)
         if self._thread is not None:
             self._thread.join(timeout=5)
 
@@ -121,11 +123,12 @@ class Hub:
 
     def _send(self, message: Message) -> None:
         self._seq += 1
-        numbered = {"seq": self._seq, **message}
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, numbered)
+        self._hand_over({"seq": self._seq, **message})
 
-    def _deliver(self, message: Message) -> None:
+    def _hand_over(self, message: Message | None) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, message)
+
+    def _deliver(self, message: Message | None) -> None:
         for queue in self._queues:
             offer(queue, message)

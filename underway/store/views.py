@@ -482,9 +482,10 @@ EVENT_SQL: Mapping[str, LiteralString] = {
 }
 
 
-def events(conn: Connection[Any], *, limit: int = 50) -> list[EventView]:
-    """Return the latest transitions of all lifecycles, newest first."""
-    latest: LiteralString = " ORDER BY e.at DESC, e.subject_id DESC, e.seq DESC LIMIT %(limit)s)"
+def events(conn: Connection[Any], *, limit: int = 50, moves_only: bool = False) -> list[EventView]:
+    """Return the latest transitions of all lifecycles, newest first; with ``moves_only`` only changes of state and comments."""
+    moves: LiteralString = " WHERE e.from_state <> e.to_state OR e.event = 'comment'" if moves_only else ""
+    latest: LiteralString = moves + " ORDER BY e.at DESC, e.subject_id DESC, e.seq DESC LIMIT %(limit)s)"
     parts: LiteralString = " UNION ALL ".join(("(" + sql + latest) for sql in EVENT_SQL.values())
     with conn.cursor(row_factory=class_row(EventView)) as cur:
         cur.execute(

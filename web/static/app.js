@@ -12,7 +12,7 @@ const OPEN = (o) => !["CLOSED", "CANCELLED"].includes(o.state);
 const NEEDS_PERSON = (a) => a.suppression === "none" && a.ack === "unacked";
 const QUIET = (a) => a.suppression !== "none";
 
-const view = { me: null, data: null, read: 0, times: new Times("UTC"), names: {}, zones: {}, selected: null, zone: null, hours: 48, signal: null, followed: false, known: null, quiet: false };
+const view = { me: null, data: null, read: 0, times: new Times("UTC"), names: {}, zones: {}, selected: null, zone: null, hours: 48, signal: null, followed: false, known: null };
 let map;
 let chart;
 
@@ -74,7 +74,7 @@ function headline() {
   const stuck = orders.filter((o) => OPEN(o) && o.outcome === "INCONCLUSIVE");
   const unmanned = orders.filter((o) => ["NEW", "APPROVED", "SCHEDULED"].includes(o.state) && !o.crew_id && (now() - Date.parse(o.created_at)) / 1000 > 900);
   const things = loud.length + stuck.length + unmanned.length + counts.reviews_open;
-  const busy = orders.filter((o) => OPEN(o));
+  const busy = orders.filter(OPEN);
   if (!things) {
     const working = busy.length ? `${busy.length === 1 ? "One order is" : `${busy.length} orders are`} being worked on: ${busy.slice(0, 2).map((o) => `${o.title}, ${onIt(o)}`).join("; ")}.` : "All zones are as expected.";
     return { calm: true, text: "Nothing needs a person.", more: working, priority: null };
@@ -277,16 +277,18 @@ function eventLine(e) {
   const said = e.from_state === e.to_state ? words(e.event) : e.subject === "order" ? ORDER_STATE[e.to_state] || e.to_state : e.subject === "alarm" ? (ALARM_STATE[e.to_state] || e.to_state).toLowerCase() : words(e.to_state);
   const [type, ...rest] = String(e.title || "").split(" ");
   const title = e.subject === "alarm" ? `${kind(type)}, ${rest.join(" ")}` : e.title;
+  const why = e.note || words(e.reason);
   return h(
     "li",
     { "data-testid": "event" },
     h("time", { dateTime: e.at, title: view.times.full.format(new Date(e.at)) }, clock(e.at)),
-    h("span", {}, h("b", {}, subject), ` ${said}`, h("span", { className: "soft" }, ` · ${title || ""} · ${person(e.actor)}${e.reason ? `, ${words(e.reason)}` : ""}${e.note ? `: ${e.note}` : ""}`)),
+    h("span", { title: why }, h("b", {}, subject), ` ${said}`, h("span", { className: "soft" }, ` · ${title || ""} · ${person(e.actor)}${why ? `: ${pretty(why)}` : ""}`)),
   );
 }
 
 function person(actor) {
-  if (!actor || actor === "system") return "underway";
+  if (!actor || actor.startsWith("system")) return "underway";
+  if (actor.startsWith("detector/")) return `detector ${actor.slice(9)}`;
   if (actor.startsWith("crew/")) return view.data?.crews.find((c) => c.crew_id === actor.slice(5))?.name || actor;
   return actor;
 }
@@ -484,12 +486,13 @@ function overlay() {
     }
     if (a.condition === "normal" && a.ack === "acked") continue;
     if (a.suppression === "shelved" || a.suppression === "out_of_service") continue;
-    if (String(a.asset_id).startsWith("dma:") && a.zone_id) zones[a.zone_id] = a.priority;
-    else assets[a.asset_id] = { priority: a.priority, type: a.alarm_type };
-    if (a.condition !== "normal") for (const c of a.evidence.candidates || []) candidates.push({ ...c, priority: a.priority });
+    const tone = a.suppression === "by_design" ? "working" : a.priority;
+    if (String(a.asset_id).startsWith("dma:") && a.zone_id) zones[a.zone_id] = tone;
+    else assets[a.asset_id] = { priority: a.suppression === "by_design" ? "journal" : a.priority, type: a.alarm_type };
+    if (a.condition !== "normal") for (const c of a.evidence.candidates || []) candidates.push({ ...c, priority: tone });
   }
   const chosen = view.data.alarms.find((a) => a.alarm_id === view.selected);
-  const shown = chosen?.evidence.candidates?.length ? chosen.evidence.candidates.map((c) => ({ ...c, priority: chosen.priority })) : candidates;
+  const shown = chosen?.evidence.candidates?.length ? chosen.evidence.candidates.map((c) => ({ ...c, priority: chosen.suppression === "by_design" ? "working" : chosen.priority })) : candidates;
   const crews = view.data.crews
     .filter((c) => c.on_shift || c.order_id)
     .map((c) => ({ name: c.name, longitude_deg: c.longitude_deg, latitude_deg: c.latitude_deg, busy: Boolean(c.order_id), says: c.order_id ? `${c.name}: WO-${c.order_id}, ${(ORDER_STATE[c.order_state] || "").toLowerCase()}` : `${c.name}: free` }));
@@ -501,9 +504,10 @@ function render() {
   const loud = d.alarms.filter((a) => !QUIET(a));
   const quiet = d.alarms.filter(QUIET);
   if (view.selected === null || !d.alarms.some((a) => a.alarm_id === view.selected)) {
-    view.selected = loud[0]?.alarm_id ?? null;
+    const first = loud.find(NEEDS_PERSON) ?? loud[0] ?? quiet[0];
+    view.selected = first?.alarm_id ?? null;
     view.followed = true;
-    view.zone = loud[0]?.zone_id ?? view.zone;
+    view.zone = first?.zone_id ?? view.zone;
   }
   $("clock-name").textContent = d.clock.speed === 1 ? "Clock" : "Town clock";
   $("speed").textContent = d.clock.speed === 1 ? "" : `×${num(d.clock.speed)}`;
@@ -519,9 +523,10 @@ function render() {
   $("headline").parentElement.classList.toggle("calm", said.calm);
   document.title = `${d.counts.alarms_unacked ? `(${d.counts.alarms_unacked}) ` : ""}${view.me.title}`;
   const stamp = (x) => ({ ...x, _me: view.me.may.length, _sel: view.selected === x.alarm_id, _day: view.times.day.format(now()) });
-  keyed($("alarm-list"), (view.quiet ? d.alarms : loud).map(stamp), (a) => a.alarm_id, alarmCard);
-  $("alarm-empty").hidden = loud.length > 0 || (view.quiet && quiet.length > 0);
-  $("quiet-count").textContent = quiet.length ? `also ${quiet.length} shelved or suppressed` : "none shelved or suppressed";
+  keyed($("alarm-list"), loud.map(stamp), (a) => a.alarm_id, alarmCard);
+  keyed($("quiet-list"), quiet.map(stamp), (a) => a.alarm_id, alarmCard);
+  $("alarm-empty").hidden = loud.length > 0;
+  $("quiet-title").hidden = quiet.length === 0;
   const orders = d.orders.filter((o, i) => OPEN(o) || i < 8);
   keyed($("order-list"), orders.map((o) => ({ ...o, _day: view.times.day.format(now()) })), (o) => o.order_id, orderCard);
   $("order-empty").hidden = orders.some(OPEN);
@@ -645,10 +650,6 @@ async function start() {
     if (view.signal.startsWith("zone:")) view.zone = view.signal.slice(5);
     render();
     drawChart();
-  });
-  $("show-quiet").addEventListener("change", (e) => {
-    view.quiet = e.target.checked;
-    render();
   });
   $("dialog").addEventListener("close", () => history_hash(""));
   $("dialog").addEventListener("click", (e) => e.target === $("dialog") && $("dialog").close());

@@ -38,6 +38,8 @@ function hull(points) {
   return p.length < 3 ? p : [...half(p), ...half(p.reverse())];
 }
 
+const tone = (priority) => (priority === "working" ? "being worked on" : `${PRIORITY[priority]?.name.toLowerCase()} alarm`);
+
 const line = (points) => `M${points.map((p) => `${p[0].toFixed(1)} ${p[1].toFixed(1)}`).join("L")}`;
 
 export class NetworkMap {
@@ -155,7 +157,7 @@ export class NetworkMap {
             d: z.rings.map((r) => `${line(r)}Z`).join(""),
             onclick: () => this.moved || this.onzone(z.id),
           },
-          s("title", {}, zones[z.id] ? `${z.name}: ${PRIORITY[zones[z.id]]?.name.toLowerCase()} alarm` : z.name),
+          s("title", {}, zones[z.id] ? `${z.name}: ${tone(zones[z.id])}` : z.name),
         ),
       ),
     );
@@ -223,7 +225,7 @@ export class NetworkMap {
           className: `zone-label ${priority || ""} ${selected === z.id ? "selected" : ""}`,
           role: "button",
           tabindex: "0",
-          "aria-label": `Zone ${z.name}${priority ? `, ${PRIORITY[priority]?.name.toLowerCase()} alarm` : ", nothing wrong"}`,
+          "aria-label": `Zone ${z.name}${priority ? `, ${tone(priority)}` : ", nothing wrong"}`,
           "aria-pressed": selected === z.id ? "true" : "false",
           onclick: () => this.moved || this.onzone(z.id),
           onkeydown: (e) => {
