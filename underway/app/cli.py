@@ -79,7 +79,7 @@ def demo(
     story: Annotated[StoryName, typer.Option(help="What happens in the town.")] = StoryName.BURST,
     speed: Annotated[
         float, typer.Option(help="Simulated seconds a wall second while live; slower when the machine is slow.", min=1, max=7200)
-    ] = 600,
+    ] = 900,
     history_days: Annotated[int, typer.Option(help="Days of history that are filled in first.", min=8, max=60)] = 14,
     until: Annotated[
         Until | None, typer.Option(help="End by itself: when the first order, all orders are closed, or the town is live.")
