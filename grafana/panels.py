@@ -936,14 +936,16 @@ def services() -> table.Panel:
             "Heartbeat of each service and the facts it reports. A heartbeat older than a minute means that it hangs or is gone: "
             "look at its log, start it again; nothing acknowledged is lost by that.",
             """
-SELECT service AS "Service", extract(epoch FROM now() - updated_at)::double precision AS "Heartbeat", started_at AS "Started", pid AS "Process",
-       facts::text AS "Facts"
+SELECT service AS "Service", extract(epoch FROM now() - updated_at)::double precision AS "Heartbeat", facts ->> 'state' AS "State",
+       coalesce(facts -> 'source' ->> 'state', facts ->> 'broker') AS "Broker", (facts ->> 'queued')::double precision AS "Queued",
+       (facts ->> 'commit_ms')::double precision AS "Commit", started_at AS "Started", pid AS "Process", facts::text AS "All facts"
 FROM service_status ORDER BY 1 LIMIT 50
 """,
-            {"Service": 110, "Heartbeat": 100, "Started": 150, "Process": 80},
+            {"Service": 95, "Heartbeat": 85, "State": 80, "Broker": 90, "Queued": 70, "Commit": 75, "Started": 150, "Process": 75},
         )
         .span(8)
         .height(9)
+        .override_by_name("Commit", [value("unit", "ms"), value("decimals", 0)])
         .override_by_name(
             "Heartbeat",
             [

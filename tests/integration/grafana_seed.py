@@ -315,7 +315,7 @@ def _save_health(conn: psycopg.Connection[Any]) -> None:
     conn.execute(
         """INSERT INTO service_status (service, pid, started_at, updated_at, facts) VALUES ('ingest', 4711, now() - interval '1 hour', now(), %s)
            ON CONFLICT (service) DO NOTHING""",
-        (json.dumps({"readings": 12_000, "lag_s": 0.4}),),
+        (json.dumps({"state": "running", "broker": "connected", "queued": 0, "commit_ms": 61.4, "readings": 12_000, "lag_s": 0.4}),),
     )
     conn.execute("INSERT INTO town_clock (town_at, wall_at, speed, ahead_s_max) VALUES (%s, now(), 1, 60)", (NOW_AT,))
 
