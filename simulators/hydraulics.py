@@ -26,6 +26,7 @@ GRAVITY_MPS2 = 9.80665
 KPA_PER_M = 9.80665
 DISCHARGE = 0.75
 STEP_S = 300
+EMITTER_DROP = 1e-4  # m3/h at 1 m: less than a litre an hour at any pressure here
 DURATION_S = 3 * 366 * 86_400
 
 # EPANET 2.2 toolkit codes (epanet2_enums.h)
@@ -303,9 +304,9 @@ class Engine:
         """Open a hole of `area_m2` in the middle of a pipe (0 closes it); see the module's docstring for how."""
         link = self.network.links[pipe]
         self._leak_area[pipe] = max(area_m2, 0.0)
-        for node in (link.start, link.end):
-            if self.network.nodes[node].kind == NodeKind.JUNCTION:
-                self._set_node(node, EN_EMITTER, self._emitter_at(node))
+        for node in self._leak_ends(link):
+            # EPANET keeps the last flow of an emitter that becomes exactly 0 in a node's demand: leave a drop
+            self._set_node(node, EN_EMITTER, max(self._emitter_at(node), EMITTER_DROP))
 
     def set_link_open(self, link: str, is_open: bool) -> None:
         """Open or close a pipe, valve or pump from now on (controls of the INP file may change it again)."""

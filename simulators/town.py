@@ -385,7 +385,17 @@ class _Builder:
         self, device_id: str, zone_id: str | None, asset_id: str | None, model: str, geometry: Mapping[str, Any], **attributes: Any
     ) -> None:
         self.devices.append(
-            Device(device_id, self.site_id, zone_id, asset_id, model, "native", self.start_at - INSTALLED_BEFORE, geometry=geometry, attributes=attributes)
+            Device(
+                device_id,
+                self.site_id,
+                zone_id,
+                asset_id,
+                model,
+                "native",
+                self.start_at - INSTALLED_BEFORE,
+                geometry=geometry,
+                attributes=attributes,
+            )
         )
 
     def add_channel(
