@@ -359,6 +359,7 @@ def raise_others(conn: psycopg.Connection[Any]) -> None:
     row = conn.execute("SELECT alarm_id FROM alarm WHERE alarm_type = 'comms.lost'").fetchone()
     assert row is not None
     desk.act_on_alarm(conn, row[0], "ack", "ada", Role.OPERATOR, action_id=uuid4(), now_at=NOW_AT - timedelta(minutes=118))
+    desk.tick(conn, NOW_AT - timedelta(minutes=117))
 
 
 SCENES = ("calm", "new", "dispatched", "accepted", "driving", "on_site", "verifying")

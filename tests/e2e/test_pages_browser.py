@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 import web_town
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -118,9 +119,18 @@ class Browser:
         self.until(lambda: part in self.text(selector), f"{part!r} in {selector}", seconds)
 
     def click(self, selector: str) -> None:
-        element = self.one(selector)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+        """Click once the element is there; one that was drawn anew meanwhile is looked for again."""
+
+        def clicked() -> bool:
+            try:
+                element = self.one(selector)
+                self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+                element.click()
+            except StaleElementReferenceException:
+                return False
+            return True
+
+        self.until(clicked, f"a click on {selector}")
 
     def problems(self) -> list[str]:
         """What the console complained about."""

@@ -357,6 +357,7 @@ function evidence(a) {
   ];
 }
 
+const REPORT = [["find_code", "Found"], ["asset_id", "Where"], ["problem", "Problem"], ["cause", "Cause"], ["remedy", "Done"], ["note", "Note"]];
 const HISTORY_HEAD = ["When", "What", "Who", "Why"];
 
 async function showOrder(id) {
@@ -369,7 +370,6 @@ async function showOrder(id) {
   }
   const o = d.order;
   const latest = d.assignments[d.assignments.length - 1];
-  const flat = (value) => (value && typeof value === "object" ? Object.entries(value).map(([k, v]) => `${words(k)} ${flat(v)}`).join(", ") : String(value));
   const history = h(
     "table",
     { className: "history", "data-testid": "history" },
@@ -390,7 +390,7 @@ async function showOrder(id) {
       latest && h("div", {}, h("h3", {}, "Why this crew"), h("p", {}, latest.detail.sentence || `${latest.crew_name}: ${words(latest.reason)}`), h("ul", { className: "plain-list soft" }, ...(latest.detail.ranking || []).map((r) => h("li", {}, `${r.name}: ${r.explanation || words(r.reason)}`)))),
       clocks.length > 0 && h("div", {}, h("h3", {}, "Clocks"), h("ul", { className: "plain-list" }, ...clocks)),
       signals.length > 0 && h("div", {}, h("h3", {}, "What decides that it is repaired"), h("ul", { className: "plain-list" }, ...signals)),
-      o.report.find_code && h("div", {}, h("h3", {}, "What the crew found"), h("p", {}, flat(Object.fromEntries(Object.entries(o.report).filter(([, v]) => v !== "" && typeof v !== "object" && !String(v).match(/^\d{4}-/)))))),
+      o.report.find_code && h("div", {}, h("h3", {}, "What the crew found"), h("ul", { className: "plain-list" }, ...REPORT.filter(([key]) => o.report[key]).map(([key, label]) => h("li", {}, `${label}: `, h("b", {}, key === "asset_id" ? view.names[o.report[key]] || o.report[key] : key === "note" ? o.report[key] : words(o.report[key])))))),
       h("h3", {}, "History"),
       history,
     ),

@@ -228,7 +228,7 @@ function card(entry) {
     h("div", { className: "top" }, glyph(o.priority), h("div", {}, h("h2", {}, o.title), h("p", { className: "soft" }, `${o.label} · ${o.zone_name && o.asset_id.startsWith("dma:") ? o.zone_name : o.asset_name}`))),
     h("p", { className: "now" }, h("b", { "data-testid": "state" }, t(`state.${state}`), state === "WAITING" && o.waiting_reason ? `: ${t(`waitingReason.${o.waiting_reason}`)}` : ""), left !== null && travelling ? h("span", { className: left < 0 ? "late" : "soft" }, `${t(left < 0 ? "overdue" : "due")} ${span(Math.abs(left))}`) : o.since_at && h("span", { className: "soft" }, `${t("since")} ${hm(o.since_at)}`)),
     o.rework > 0 && (travelling || working) && h("div", { className: "check bad" }, h("p", { className: "verdict" }, t("reworked")), o.verification?.sentence && h("p", {}, pretty(o.verification.sentence))),
-    !(o.rework > 0 && (travelling || working)) && checking({ ...o, state }),
+    !(o.rework > 0 && (travelling || working)) && !waiting && checking(o),
     page.form?.order_id === o.order_id ? form(entry, page.form.event) : h("div", { className: "actions" }, ...buttons.map((event, i) => h("button", { type: "button", className: i === 0 ? "go" : "", disabled: !ok(event), "data-event": event, onclick: () => press(entry, event) }, t(`event.${event}`)))),
     page.form?.order_id !== o.order_id && [
       (travelling || working) && sketch(entry, page.day.surroundings),

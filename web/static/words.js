@@ -107,15 +107,17 @@ export function signal(name, names = {}) {
   return scope === "zone" ? `${said} of ${names[id] || id}` : `${said} at ${names[id] || id}`;
 }
 
-/** How far a verification has come, 0 to 1: half for the residual that fell, half for the minutes of good data. */
+/** How far a verification has come, 0 to 1: the residual that fell, the minutes of good data, the night where one is needed. */
 export function verified(order) {
   const v = order.verification || {};
+  const plan = order.plan || {};
   const [was, is, need] = [Math.abs(v.excess), Math.abs(v.residual), Math.abs(v.threshold)];
   if (![was, is, need].every(Number.isFinite)) return null;
   const clamp = (x) => Math.max(0, Math.min(1, x));
-  const fallen = clamp(was > need ? (was - is) / (was - need) : 1);
-  const wanted = order.plan?.evidence_min;
-  return wanted > 0 && Number.isFinite(v.evidence_min) ? (fallen + clamp(v.evidence_min / wanted)) / 2 : fallen;
+  const parts = [clamp(was > need ? (was - is) / (was - need) : 1)];
+  if (plan.evidence_min > 0 && Number.isFinite(v.evidence_min)) parts.push(clamp(v.evidence_min / plan.evidence_min));
+  if (plan.test === "burst" && plan.night) parts.push(Number.isFinite(v.night_residual) ? 0.8 : 0);
+  return parts.reduce((sum, x) => sum + x, 0) / parts.length;
 }
 
 export class Times {
