@@ -12,6 +12,7 @@ import psycopg
 
 from underway import desk
 from underway.model import (
+    Alarm,
     Asset,
     AssetClass,
     Candidate,
@@ -38,6 +39,15 @@ DAY = datetime(2026, 3, 10, tzinfo=UTC)
 STEP = timedelta(minutes=5)
 CHECKLIST = {"traffic_safe": True, "isolated": True, "restored": True}
 DONE_BODY = {"find_code": "leak_found", "asset_id": "p-7", "problem": "ELP", "cause": "COR", "remedy": "CLAMP", "checklist": CHECKLIST}
+
+
+def empty(conn: psycopg.Connection[Any]) -> None:
+    """Forget everything but the schema."""
+    rows = conn.execute(
+        "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables WHERE schemaname = current_schema() AND tablename <> 'schema_migration'"
+    ).fetchone()
+    assert rows is not None
+    conn.execute(f"TRUNCATE {rows[0]} RESTART IDENTITY CASCADE".encode())
 
 
 def line(lon: float, lat: float) -> dict[str, Any]:
@@ -87,17 +97,10 @@ class World:
         return cls(conn)
 
     def feed(
-        self,
-        name: str,
-        until: datetime,
-        residual: float = 0.0,
-        expected: float = 40.0,
-        sigma: float = 0.5,
-        unit: str = "m3/h",
-        start: datetime | None = None,
+        self, name: str, until: datetime, residual: float = 0.0, expected: float = 40.0, sigma: float = 0.5, unit: str = "m3/h"
     ) -> None:
         """Write rows of a signal up to `until`, with `residual` and noise of 0.6 sigma."""
-        begin = start or self.written.get(name, until - timedelta(days=2))
+        begin = self.written.get(name, until - timedelta(days=2))
         n = int((until - begin) / STEP)
         if n <= 0:
             return
@@ -170,13 +173,30 @@ class World:
         return found
 
     def crew_does(
-        self, event: str, body: dict[str, Any] | None = None, crew_id: str | None = None, base_version: int | None = None
+        self,
+        event: str,
+        body: dict[str, Any] | None = None,
+        crew_id: str | None = None,
+        base_version: int | None = None,
+        action_id: uuid.UUID | None = None,
     ) -> desk.Result:
         order = self.order()
         crew_id = crew_id or order.crew_id or "?"
+        identity = action_id or uuid.uuid4()
         return desk.act_on_order(
-            self.conn, order.order_id, event, f"crew/{crew_id}", Role.CREW, uuid.uuid4(), base_version, self.now_at, body or {}, self.now_at
+            self.conn, order.order_id, event, f"crew/{crew_id}", Role.CREW, identity, base_version, self.now_at, body or {}, self.now_at
         )
+
+    def person_does(self, event: str, body: dict[str, Any] | None = None, role: Role = Role.SUPERVISOR, name: str = "ann") -> desk.Result:
+        return desk.act_on_order(self.conn, self.order().order_id, event, name, role, uuid.uuid4(), None, None, body or {}, self.now_at)
+
+    def alarm(self, alarm_id: int | None = None) -> Alarm:
+        found = work.load_alarm(self.conn, alarm_id or work.subjects(self.conn, "alarm")[-1])
+        assert found is not None
+        return found
+
+    def alarm_act(self, event: str, reason: str = "", role: Role = Role.OPERATOR, **known: Any) -> desk.AlarmResult:
+        return desk.act_on_alarm(self.conn, self.alarm().alarm_id, event, "olga", role, reason, now_at=self.now_at, **known)
 
     def work_through(self, body: dict[str, Any] | None = None) -> desk.Result:
         """Let the assigned crew accept, drive, arrive and report done."""
