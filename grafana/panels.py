@@ -204,25 +204,15 @@ SEGMENTS = """
 WITH suspect AS (
     SELECT c ->> 'asset_id' AS asset_id, max(board_rank(a.priority)) AS rank
     FROM alarm a CROSS JOIN jsonb_array_elements(coalesce(a.evidence -> 'candidates', '[]')) c
-    WHERE a.closed_at IS NULL AND (c ->> 'probability')::double precision >= 0.05 GROUP BY 1),
-vertex AS (
-    SELECT a.asset_id, a.asset_class, a.name, v.n, round((v.p ->> 0)::numeric, 6) AS longitude, round((v.p ->> 1)::numeric, 6) AS latitude
-    FROM asset a CROSS JOIN jsonb_array_elements(a.geometry -> 'coordinates') WITH ORDINALITY v (p, n)
-    WHERE a.geometry ->> 'type' = 'LineString'),
-segment AS (
-    SELECT asset_id, asset_class, name, n, longitude || ' ' || latitude AS source,
-           lead(longitude || ' ' || latitude) OVER (PARTITION BY asset_id ORDER BY n) AS target
-    FROM vertex)
-SELECT s.asset_id || '/' || s.n AS "id", s.source AS "source", s.target AS "target", s.name AS "asset", s.asset_class AS "class",
-       coalesce(p.rank, 0) AS "rank"
-FROM segment s LEFT JOIN suspect p USING (asset_id) WHERE s.target IS NOT NULL ORDER BY 1 LIMIT 4000
+    WHERE a.closed_at IS NULL AND (c ->> 'probability')::double precision >= 0.05 GROUP BY 1)
+SELECT s.asset_id || '/' || s.n AS "id", s.longitude || ' ' || s.latitude AS "source", s.to_longitude || ' ' || s.to_latitude AS "target",
+       s.name AS "asset", s.asset_class AS "class", coalesce(p.rank, 0) AS "rank"
+FROM board_segment s LEFT JOIN suspect p USING (asset_id) ORDER BY coalesce(p.rank, 0) DESC, 1 LIMIT 6000
 """
 
 VERTICES = """
-SELECT DISTINCT longitude || ' ' || latitude AS "id", longitude::double precision AS "longitude", latitude::double precision AS "latitude"
-FROM (SELECT round((p ->> 0)::numeric, 6) AS longitude, round((p ->> 1)::numeric, 6) AS latitude
-      FROM asset a CROSS JOIN jsonb_array_elements(a.geometry -> 'coordinates') p WHERE a.geometry ->> 'type' = 'LineString') v
-ORDER BY 1 LIMIT 8000
+SELECT longitude || ' ' || latitude AS "id", longitude::double precision AS "longitude", latitude::double precision AS "latitude"
+FROM (SELECT longitude, latitude FROM board_segment UNION SELECT to_longitude, to_latitude FROM board_segment) v ORDER BY 1 LIMIT 12000
 """
 
 PLACES = """
@@ -286,7 +276,8 @@ def town_map() -> geomap.Panel:
         .title("Where")
         .description(
             "Mains and roads in grey, coloured where a live alarm suspects them; squares are crews, small dots devices. "
-            "A coloured marker is a live alarm: point at it to read the evidence, then see the list on the right for who is on it."
+            "A coloured marker is a live alarm: point at it to read the evidence, then see the list on the right for who is on it. "
+            "At most 6,000 segments are drawn, suspected mains first."
         )
         .datasource(datasource())
         .height(15)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -189,3 +191,29 @@ def test_every_query_of_a_full_town_sorts_in_memory(conn: psycopg.Connection[Any
     finally:
         conn.execute("RESET temp_file_limit")
     assert all(query.sql for query in queries(render()["underway-operations.json"]))
+
+
+@pytest.mark.parametrize(("vertices", "segments"), [(2, 1), (6, 5), (7, 3), (42, 5), (43, 5)])
+def test_board_segment_draws_a_long_line_with_few_segments_that_join(conn: psycopg.Connection[Any], vertices: int, segments: int) -> None:
+    line = {"type": "LineString", "coordinates": [[n / 1000, n % 5 / 1000] for n in range(vertices)]}
+    with conn.transaction(force_rollback=True):
+        conn.execute(
+            "INSERT INTO asset (asset_id, site_id, asset_class, name, geometry) VALUES ('long', 'town', 'pipe', 'long', %s)",
+            (json.dumps(line),),
+        )
+        rows = conn.execute(
+            "SELECT longitude, latitude, to_longitude, to_latitude FROM board_segment WHERE asset_id = 'long' ORDER BY n"
+        ).fetchall()
+    assert len(rows) == segments
+    assert [float(c) for c in rows[0][:2]] == line["coordinates"][0]
+    assert [float(c) for c in rows[-1][2:]] == line["coordinates"][-1]
+    assert all(one[2:] == other[:2] for one, other in pairwise(rows))
+
+
+def test_every_end_of_a_map_segment_is_a_node(conn: psycopg.Connection[Any]) -> None:
+    found = {q.ref_id: q.sql for q in queries(render()["underway-operations.json"]) if q.title == "Where"}
+    nodes = {row[0] for row in conn.execute(found["nodes"].encode())}
+    edges = conn.execute(found["edges"].encode()).fetchall()
+    assert edges
+    assert {end for edge in edges for end in edge[1:3]} == nodes
+    assert {edge[3] for edge in edges if edge[5] == 4} == {"Main z1 0", "Main z1 1"}

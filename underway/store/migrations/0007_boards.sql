@@ -66,12 +66,27 @@ CROSS JOIN LATERAL (SELECT coalesce(k.met_at,
     CASE WHEN k.state = 'PAUSED' THEN (SELECT max(x.at) FROM order_event x WHERE x.subject_id = k.order_id AND x.to_state = 'WAITING') END,
     board_now()) AS until_at) u;
 
+-- Lines of the map as straight segments, at most six an asset: a curved main keeps its ends and evenly chosen corners.
+CREATE VIEW board_segment AS
+WITH vertex AS (
+    SELECT a.asset_id, a.zone_id, a.asset_class, a.name, v.n, count(*) OVER (PARTITION BY a.asset_id) AS total,
+           round((v.p ->> 0)::numeric, 6) AS longitude, round((v.p ->> 1)::numeric, 6) AS latitude
+    FROM asset a CROSS JOIN LATERAL jsonb_array_elements(a.geometry -> 'coordinates') WITH ORDINALITY v (p, n)
+    WHERE a.geometry ->> 'type' = 'LineString'),
+segment AS (
+    SELECT asset_id, zone_id, asset_class, name, n, longitude, latitude,
+           lead(longitude) OVER w AS to_longitude, lead(latitude) OVER w AS to_latitude
+    FROM vertex WHERE n = 1 OR n = total OR (n - 1) % greatest(ceil((total - 1) / 5.0), 1)::bigint = 0
+    WINDOW w AS (PARTITION BY asset_id ORDER BY n))
+SELECT asset_id, zone_id, asset_class, name, n, longitude, latitude, to_longitude, to_latitude FROM segment WHERE to_longitude IS NOT NULL;
+
 -- Give a role the right to read what dashboards show, and nothing else: no password hashes, no phone numbers, no notifications.
 CREATE FUNCTION board_grant(reader name) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     shown  text[] := ARRAY['site', 'zone', 'asset', 'device', 'channel', 'reading', 'quarantine', 'finding', 'signal', 'expectation', 'hold',
                            'incident', 'alarm', 'work_order', 'alarm_event', 'incident_event', 'order_event', 'sla_clock', 'assignment',
-                           'shift', 'skill', 'crew_skill', 'service_status', 'town_clock', 'board_alarm', 'board_order', 'board_sla'];
+                           'shift', 'skill', 'crew_skill', 'service_status', 'town_clock', 'board_alarm', 'board_order', 'board_sla',
+                           'board_segment'];
     item   text;
     given  integer := 0;
 BEGIN
