@@ -26,6 +26,7 @@ GRAVITY_MPS2 = 9.80665
 KPA_PER_M = 9.80665
 DISCHARGE = 0.75
 STEP_S = 300
+FEED_PATTERN = "feed"
 EMITTER_DROP = 1e-4  # m3/h at 1 m: less than a litre an hour at any pressure here
 DURATION_S = 3 * 366 * 86_400
 
@@ -147,16 +148,18 @@ def write_inp(network: Network, group_of: Mapping[str, str], truth: Perturbation
 
     Notes
     -----
-    Every junction keeps one demand, its mean over the patterns of the file. Controls by absolute time are kept for the first day only
-    and repeat daily; on/off controls of pumps of constant power by a tank's level become a `LevelDrive`.
+    Every junction keeps one demand, its mean over the patterns of the file; water that is fed in at a junction flows at a constant rate.
+    Controls by absolute time are kept for the first day only and repeat daily; on/off controls of pumps of constant power by a tank's level
+    become a `LevelDrive`.
     """
     model = wntr.network.from_dict(network.model.to_dict())
     for group in sorted(set(group_of.values())):
         model.add_pattern(group, [1.0])
+    model.add_pattern(FEED_PATTERN, [1.0])
     for name, junction in model.junctions():
         junction.demand_timeseries_list.clear()
         base = network.nodes[name].demand_m3ph * truth.demand.get(name, 1.0) / 3600.0
-        junction.add_demand(base, group_of[name])
+        junction.add_demand(base, group_of[name] if base >= 0 else FEED_PATTERN)
         junction.emitter_coefficient = None
     for name, pipe in model.pipes():
         pipe.roughness *= truth.roughness.get(name, 1.0)

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class NodeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node; ``demand_m3ph`` is its mean demand over the patterns of the INP file."""
+    """A node; ``demand_m3ph`` is its mean demand over the patterns of the INP file, negative where water is fed in."""
 
     node_id: str
     kind: NodeKind
@@ -168,10 +168,15 @@ def load_network(network: str) -> Network:
         if kind == NodeKind.JUNCTION:
             for entry in node.demand_timeseries_list:
                 factor = float(np.mean(entry.pattern.multipliers)) if entry.pattern is not None and len(entry.pattern.multipliers) else 1.0
-                demand += max(entry.base_value, 0.0) * factor * 3600.0
+                demand += entry.base_value * factor * 3600.0
             demand *= float(model.options.hydraulic.demand_multiplier) * growth
         elevation = float(node.base_head) if kind == NodeKind.RESERVOIR else float(node.elevation)
         nodes[name] = Node(name, kind, *at(node.coordinates), elevation, demand)
+    fed = -sum(min(n.demand_m3ph, 0.0) for n in nodes.values())
+    if fed > 0 and not any(n.kind == NodeKind.RESERVOIR for n in nodes.values()):
+        # what is fed in has nowhere to go when the tanks are full: feed what is taken
+        taken = sum(max(n.demand_m3ph, 0.0) for n in nodes.values())
+        nodes = {k: replace(n, demand_m3ph=n.demand_m3ph * taken / fed) if n.demand_m3ph < 0 else n for k, n in nodes.items()}
     links: dict[str, Link] = {}
     for name, link in model.links():
         kind_of_link = LinkKind(link.link_type.lower())
@@ -244,8 +249,8 @@ def partition(network: Network, count: int, rng: np.random.Generator) -> dict[st
     Size is half demand, half number of junctions.
     """
     graph = network.junction_graph()
-    total = max(sum(network.nodes[n].demand_m3ph for n in graph), 1e-9)
-    size = {n: 0.5 * network.nodes[n].demand_m3ph / total + 0.5 / graph.number_of_nodes() for n in graph}
+    total = max(sum(max(network.nodes[n].demand_m3ph, 0.0) for n in graph), 1e-9)
+    size = {n: 0.5 * max(network.nodes[n].demand_m3ph, 0.0) / total + 0.5 / graph.number_of_nodes() for n in graph}
     area: dict[str, int] = {}
     for index, members in enumerate(nx.community.louvain_communities(graph, resolution=1.0, seed=int(rng.integers(2**31)))):
         area.update(dict.fromkeys(members, index))

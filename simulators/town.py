@@ -439,7 +439,7 @@ class _Builder:
         for index, zone in enumerate(sorted(set(self.zone_of_node.values()))):
             members = [n for n, z in self.zone_of_node.items() if z == zone]
             mains = [k for k in self.net.of_kind(LinkKind.PIPE) if self.zone_of_link(k) == zone]
-            demand = sum(self.net.nodes[n].demand_m3ph for n in members)
+            demand = sum(max(self.net.nodes[n].demand_m3ph, 0.0) for n in members)
             people = round(demand * 24_000 / LITRES_PER_PERSON_DAY)
             xy = np.array([p for k in mains for p in k.line] + [(self.net.nodes[n].east_m, self.net.nodes[n].north_m) for n in members])
             shape = self.hull(xy)
