@@ -16,9 +16,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import psycopg
-import psycopg.sql
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from psycopg.rows import scalar_row
 
 from ingest.mqtt import BrokerAddress
 from underway import desk
@@ -185,8 +183,7 @@ class WorkSide:
         self._conn = connect(self.database_url, application_name="underway-workorders")
         self._ears = connect(self.database_url, application_name="underway-workorders-ears")
         with store_errors("listen for findings"):
-            for channel in (FINDING_CHANNEL, work.WORK_CHANNEL):
-                self._ears.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+            work.listen(self._ears, (FINDING_CHANNEL, work.WORK_CHANNEL))
 
     def close(self) -> None:
         """Let go of the store."""
@@ -265,15 +262,12 @@ class WorkSide:
     def facts(self) -> dict[str, Any]:
         """Return what people want to see of this service."""
         assert self._conn is not None
-        with self._conn.cursor(row_factory=scalar_row) as cursor:
-            waiting = cursor.execute("SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL").fetchone()
-            newest = cursor.execute("SELECT coalesce(max(seq), 0) FROM finding").fetchone()
-        position = work.cursor_position(self._conn, desk.READER)
+        behind, waiting = work.backlog(self._conn, desk.READER)
         return {
             "now_at": self.clock.now_at().isoformat(),
             "broker_connected": self.sender.connected,
-            "findings_behind": max(int(newest or 0) - position, 0),
-            "outbox_waiting": int(waiting or 0),
+            "findings_behind": behind,
+            "outbox_waiting": waiting,
             "round_ms_max": round(self._round_ms_max, 1),
             **self.counts,
         }

@@ -715,6 +715,25 @@ def mark_failed(conn: Connection[Any], notification_id: int, next_try_at: dateti
     )
 
 
+def backlog(conn: Connection[Any], reader: str) -> tuple[int, int]:
+    """Return how many findings a reader has not taken (at most), and how many notifications wait."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(
+            "SELECT greatest(coalesce((SELECT max(seq) FROM finding), 0)"
+            " - coalesce((SELECT position FROM cursor_position WHERE reader = %s), 0), 0),"
+            " (SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL)",
+            (reader,),
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def listen(conn: Connection[Any], channels: Sequence[str]) -> None:
+    """Let a connection in autocommit mode hear NOTIFY on some channels."""
+    for channel in channels:
+        conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+
 def column_names(kind: Kind) -> tuple[str, ...]:
     """Return the columns of a row's table, as its dataclass has them."""
     shape = _SHAPES[kind].type
