@@ -103,7 +103,8 @@ def append(conn: Connection[Any], batch: ReadingBatch, batch_id: int, recorded_a
     Notes
     -----
     One COPY when nothing is a duplicate, which is the rule. Otherwise the COPY is undone and the rows go through a temporary table and
-    ``INSERT ... ON CONFLICT DO NOTHING``, which takes several times as long (docs/decisions/0003). Of two writers with the same key, the second waits for the first.
+    ``INSERT ... ON CONFLICT DO NOTHING``, which takes several times as long (docs/decisions/0003). Of two writers with the same key, the
+    second waits for the first.
     """
     n = len(batch)
     if n == 0:
