@@ -118,8 +118,8 @@ class PahoSource:
     Notes
     -----
     MQTT 5 with a session expiry of a week first; where the broker refuses that, closes the connection, or says nothing for 2 s (doubled each
-    time), MQTT 3.1.1 with ``clean_session=False``. After a reconnect the broker delivers again what was not acknowledged, under the same packet ids; an
-    acknowledgement for a message of an earlier connection is therefore not sent, it could hit another message.
+    time), MQTT 3.1.1 with ``clean_session=False``. After a reconnect the broker delivers again what was not acknowledged, under the same
+    packet ids; an acknowledgement for a message of an earlier connection is therefore not sent, it could hit another message.
 
     Blind to what a broker drops before it sends (a full queue of an offline session: Mosquitto's ``max_queued_messages``).
     """

@@ -46,7 +46,7 @@ from underway.store import copy, telemetry
 from underway.store import registry as registry_store
 from underway.store.connect import connect, store_errors
 from underway.store.copy import SignalIds
-from underway.store.status import listen_registry, write_status
+from underway.store.status import listen_registry, take_notices, write_status
 from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
 
 log = logging.getLogger("underway.pipeline")
@@ -237,7 +237,7 @@ class PostgresStore:
         """Return whether the registry was written to since it was read last; news comes with any statement, `ask` sends an empty one."""
         if ask and not self._changed:
             with store_errors("ask for news"):
-                self._live.execute("SELECT 1")
+                take_notices(self._live)
         return self._changed
 
     def checkpoint(self, partition: str) -> Checkpoint | None:
@@ -397,10 +397,10 @@ class Pipeline:
     *One transaction a batch.* Holds that detectors were not told yet, readings, findings, expectations, quarantine and now and then the state of
     the bank are written together; the source is told after the commit.
 
-    *A failed transaction.* The bank may have stepped, so it is thrown away and built again as after a start: last committed checkpoint, then every
-    later stored batch, with the holds at the batches at which they were told; the findings of that replay have their old ids and are there already. The
-    same messages are then tried again; if the lost commit had in
-    fact succeeded, they are all duplicates and nothing happens twice.
+    *A failed transaction.* The bank may have stepped, so it is thrown away and built again as after a start: last committed checkpoint, then
+    every later stored batch, with the holds at the batches at which they were told; the findings of that replay have their old ids and are
+    there already. The same messages are then tried again; if the lost commit had in fact succeeded, they are all duplicates and nothing
+    happens twice.
 
     *A poison message.* When a batch fails for another reason than an absent store, it is halved until the one message stands alone; that one goes
     to quarantine. Many in a row mean that the fault is ours, and the process ends without acknowledging them.

@@ -27,3 +27,8 @@ def listen_registry(conn: Connection[Any], changed: Callable[[], None]) -> None:
     """Call `changed` whenever a statement on `conn` brings the news that the registry was written to."""
     conn.add_notify_handler(lambda notice: changed() if notice.channel == REGISTRY_CHANNEL else None)
     conn.execute(f"LISTEN {REGISTRY_CHANNEL}")
+
+
+def take_notices(conn: Connection[Any]) -> None:
+    """Send an empty statement: the answer brings the notices that wait."""
+    conn.execute("SELECT 1")
