@@ -37,7 +37,7 @@ class Settings(BaseModel):
     base_url: str = Field(default="", description="how people reach the web server; empty: http://<host>:<port>")
     mqtt_client_id: str = Field(default="underway-ingest", min_length=1, max_length=64, description="name of the persistent session")
     mqtt_ca_file: str = Field(default="", description="certificate authority for mqtts://; empty: the system's")
-    batch_count: int = Field(default=5_000, ge=1, le=200_000, description="most readings a transaction holds")
+    batch_count: int = Field(default=5_000, ge=1, le=200_000, description="most messages a transaction holds")
     batch_age_s: float = Field(default=0.25, ge=0.005, le=60, description="longest wait before a batch is committed")
     queue_count: int = Field(default=20_000, ge=100, le=1_000_000, description="most messages held unacknowledged")
     checkpoint_s: float = Field(default=30.0, ge=1, le=3600, description="time between two checkpoints of detector state")
