@@ -94,9 +94,15 @@ class CrewPhones:
             phone.versions[order_id] = int(card["version"])
             phone.visits[order_id] = int(card["rework"])
             candidates = tuple(str(row["asset_id"]) for row in card["candidates"])
-            phone.crew.tell(
-                Notice(order_id, str(card["required_skill"]), str(card["asset_id"]), candidates, on_site=card["state"] == ON_SITE), now_us
+            notice = Notice(
+                order_id,
+                str(card["required_skill"]),
+                str(card["asset_id"]),
+                candidates,
+                on_site=card["state"] == ON_SITE,
+                rework=int(card["rework"]),
             )
+            phone.crew.tell(notice, now_us)
 
     async def act(self, world: World, now_us: int) -> None:
         """Let every crew do what is due, and send what it says."""
