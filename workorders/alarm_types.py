@@ -129,6 +129,7 @@ class Policy:
     dispatch_retry: timedelta
     detour_factor: float
     review_items_open_max: int
+    warranty: timedelta
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -344,6 +345,7 @@ def parse_policy(text: str) -> Policy:
         dispatch_retry=timedelta(minutes=read.number(general, "dispatch_retry_min", "policy", 0.1)),
         detour_factor=read.number(general, "detour_factor", "policy", 1, 5),
         review_items_open_max=int(read.number(general, "review_items_open_max", "policy", 1)),
+        warranty=timedelta(days=read.number(general, "warranty_days", "policy", 0, 3650)),
     )
     if read.problems:
         raise SettingsError(read.problems)

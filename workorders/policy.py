@@ -169,6 +169,11 @@ def order_title(order_type: OrderType, place: str, rework_of: str = "") -> str:
     return f"{order_type.title}: {place}" + (f" (again, see {rework_of})" if rework_of else "")
 
 
+def same_place(order: WorkOrder, places: set[str]) -> bool:
+    """Return whether a closed order was about one of `places`: what the crew repaired, or the order's asset when it did not say."""
+    return str(order.report.get("asset_id") or order.asset_id) in places
+
+
 def candidates_of(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the places of an evidence, most probable first, as an order's location holds them."""
     found = evidence.get("candidates")

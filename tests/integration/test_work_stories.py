@@ -92,6 +92,10 @@ def test_story_burst_is_repaired_verified_and_closed(conn: psycopg.Connection[An
     assert world.log()[-1] == "pass"
     assert world.count("SELECT count(*) FROM hold WHERE released_at IS NULL") == 0
     assert world.count("SELECT count(*) FROM incident WHERE state = 'RESOLVED'") == 1
+    lost = work.load_incident(conn, order.incident_id)
+    assert lost is not None
+    # 12 m3/h from 09:40, found at 10:00, done 87 minutes after that (the rows in between are written later, as repaired ones)
+    assert lost.volume_lost_m3 == pytest.approx(4.0, abs=1.0)
     assert desk.differences(conn) == []
 
 
@@ -404,3 +408,17 @@ def test_story_cancel_before_work_only(world: World) -> None:
     world.take()
     assert world.person_does("cancel", {"reason": "it was a puddle"}, Role.OPERATOR).order.state is OrderState.CANCELLED
     assert world.count("SELECT count(*) FROM hold WHERE verdict = 'cancelled'") == 1
+
+
+def test_story_same_pipe_again_names_the_order_that_did_not_last(world: World) -> None:
+    burst(world)
+    world.work_through()
+    live(world, 22, 0.0)
+    first = world.order()
+    assert first.state is OrderState.CLOSED
+    world.alarm_act("ack")
+    world.finding()
+    world.take()
+    again = world.order()
+    assert again.location["recurrence_of"] == first.label
+    assert again.title.endswith(f"(again, see {first.label})")

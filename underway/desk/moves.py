@@ -306,7 +306,7 @@ class Desk:
 
     # -- incidents -----------------------------------------------------------------------------------------------------------
 
-    def follow(self, incident_id: int, what: rules.Follow, at: datetime) -> None:
+    def follow(self, incident_id: int, what: rules.Follow, at: datetime, also: Mapping[str, Any] | None = None) -> None:
         """Move an incident after its orders or alarms; a move that its table does not allow now is not made."""
         incident = work.load_incident(self.conn, incident_id, lock=True)
         if incident is None:
@@ -317,7 +317,7 @@ class Desk:
             step = incidents.INCIDENT_TABLE.step(f"incident {incident_id}", incident.state, what.event, context)
         except (IllegalTransitionError, GuardError):
             return  # an incident with several orders goes with the slowest; its own log shows what was made
-        changes = incidents.changes_of(context, step)
+        changes = {**incidents.changes_of(context, step), **(also or {})}
         if not changes:
             return
         moved = work.update(self.conn, incident, changes)
@@ -397,6 +397,8 @@ class Desk:
     ) -> None:
         order_type = self.policy.orders[kind.order_type]
         on_site = timedelta(minutes=self.policy.sla[alarm.priority].on_site_min)
+        location = self.location(alarm, place)
+        again = self._recurrence(alarm, order_type.name, location)
         row = work.insert(
             self.conn,
             "order",
@@ -406,14 +408,14 @@ class Desk:
                 "asset_id": alarm.asset_id,
                 "zone_id": alarm.zone_id,
                 "order_type": order_type.name,
-                "title": rules.order_title(order_type, where),
+                "title": rules.order_title(order_type, where, again),
                 "priority": alarm.priority,
                 "state": OrderState.NEW,
                 "required_skill": order_type.skill,
                 "created_at": self.now_at,
                 "aware_at": aware_at,
                 "due_at": aware_at + on_site,
-                "location": self.location(alarm, place),
+                "location": {**location, "recurrence_of": again} if again else location,
             },
         )
         if row is None:
@@ -425,6 +427,15 @@ class Desk:
         work.open_hold(self.conn, None, alarm.asset_id, self.now_at, row.order_id)
         if automatic:
             self.approve_and_dispatch(row)
+
+    def _recurrence(self, alarm: Alarm, order_type: str, location: Mapping[str, Any]) -> str:
+        """Return the label of the order that closed here within the warranty window: its repair did not last; "" when there is none."""
+        places = {alarm.asset_id} | {str(c["asset_id"]) for c in location["candidates"]}
+        since_at = self.now_at - self.policy.warranty
+        for order in reversed(work.closed_orders(self.conn, self.site_id, order_type, alarm.asset_id, since_at)):
+            if rules.same_place(order, places):
+                return order.label
+        return ""
 
     def location(self, alarm: Alarm, place: work.Place | None) -> dict[str, Any]:
         """Return where the work is: the candidates of the evidence, and one point for the map."""
@@ -492,6 +503,9 @@ class Desk:
     ) -> WorkOrder:
         event, effects = step.transition.event, step.transition.effects
         happened_at = context.device_at or self.now_at
+        if event in rules.INCIDENT_FOLLOWS:
+            lost = self._volume_lost(order) if event is OrderEvent.PASS else {}
+            self.follow(order.incident_id, rules.INCIDENT_FOLLOWS[event], happened_at, lost)
         for effect in effects:
             match effect:
                 case OrderEffect.ASSIGN if order.crew_id is not None:
@@ -515,13 +529,21 @@ class Desk:
         for name, stops in sla.MET_BY.items():
             if event in stops:
                 self.meet(order, name, happened_at)
-        if event in rules.INCIDENT_FOLLOWS:
-            self.follow(order.incident_id, rules.INCIDENT_FOLLOWS[event], happened_at)
         if event is OrderEvent.DONE and isinstance(order.report.get("asset_id"), str):
             self.follow(order.incident_id, rules.Follow(IncidentEvent.LOCATED, IncidentReason.CREW_LOCATED_IT), happened_at)
         if event in rules.HOLD_VERDICTS and not work.open_orders_of(self.conn, order.incident_id):
             self.release_incident_holds(order.incident_id, rules.HOLD_VERDICTS[event], [order.asset_id])
         return order
+
+    def _volume_lost(self, order: WorkOrder) -> dict[str, Any]:
+        """Return what a verified leak has cost, for the incident; empty when no flow signal says."""
+        signals, onset = order.plan.get("signals") or [], order.plan.get("onset_at")
+        if not signals or signals[0]["unit"] != "m3/h" or not onset:
+            return {}
+        onset_at, done_at = datetime.fromisoformat(str(onset)), self.done_at(order)
+        series = read_series(self.conn, [signals[0]["name"]], onset_at, done_at)
+        volume = verification.volume_m3(series[signals[0]["name"]], onset_at, done_at) if series else None
+        return {} if volume is None else {"volume_lost_m3": volume}
 
     def meet(self, order: WorkOrder, name: str, at: datetime) -> None:
         """Stop an SLA clock of an order at an event time."""

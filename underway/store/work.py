@@ -149,6 +149,12 @@ def open_orders_of(conn: Connection[Any], incident_id: int) -> tuple[WorkOrder, 
     return _many(conn, WorkOrder, "incident_id = %s AND state NOT IN ('CLOSED', 'CANCELLED')", (incident_id,))
 
 
+def closed_orders(conn: Connection[Any], site_id: str, order_type: str, asset_id: str, since_at: datetime) -> tuple[WorkOrder, ...]:
+    """Return the orders of a type on an asset that were closed since an instant, oldest first."""
+    where: LiteralString = "site_id = %s AND order_type = %s AND asset_id = %s AND state = 'CLOSED' AND closed_at >= %s"
+    return _many(conn, WorkOrder, where, (site_id, order_type, asset_id, since_at))
+
+
 def open_incident(
     conn: Connection[Any], site_id: str, kind: str, zone_id: str | None, asset_id: str | None, since_at: datetime
 ) -> Incident | None:
