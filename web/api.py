@@ -470,6 +470,7 @@ class CrewDay:
     """What the crew page shows: the crew, its orders (open first), the surroundings of the first one, and the codes of its forms."""
 
     clock: ClockView
+    timezone: str
     crew: views.CrewView
     orders: list[CrewOrder]
     surroundings: list[dict[str, Any]]
@@ -499,8 +500,10 @@ def crew_day(state: Shared, who: Annotated[Principal, Depends(needs(Permission.R
                 )
             )
         zone_id = rows[0].zone_id if rows else None
+        site = views.site(conn)
         return CrewDay(
             clock=ClockView(now_at, town.speed if town else 1.0, town.ahead_s_max if town else 60.0),
+            timezone=site.timezone if site else "UTC",
             crew=crew,
             orders=found,
             surroundings=views.surroundings(conn, zone_id) if zone_id else [],

@@ -10,6 +10,7 @@ const LOST_AFTER_MS = 3000;
 const POLL_MS = 10000;
 const OPEN = (o) => !["CLOSED", "CANCELLED"].includes(o.state);
 const NEEDS_PERSON = (a) => a.suppression === "none" && a.ack === "unacked";
+const BETWEEN = ["INVESTIGATING", "ACTION", "VERIFYING"]; // of an incident: its alarms and orders say the same
 const QUIET = (a) => a.suppression !== "none";
 
 const view = { me: null, data: null, read: 0, times: new Times("UTC"), names: {}, zones: {}, selected: null, zone: null, hours: 48, signal: null, followed: false, known: null };
@@ -390,7 +391,7 @@ async function showOrder(id) {
       latest && h("div", {}, h("h3", {}, "Why this crew"), h("p", {}, latest.detail.sentence || `${latest.crew_name}: ${words(latest.reason)}`), h("ul", { className: "plain-list soft" }, ...(latest.detail.ranking || []).map((r) => h("li", {}, `${r.name}: ${r.explanation || words(r.reason)}`)))),
       clocks.length > 0 && h("div", {}, h("h3", {}, "Clocks"), h("ul", { className: "plain-list" }, ...clocks)),
       signals.length > 0 && h("div", {}, h("h3", {}, "What decides that it is repaired"), h("ul", { className: "plain-list" }, ...signals)),
-      o.report.find_code && h("div", {}, h("h3", {}, "What the crew found"), h("ul", { className: "plain-list" }, ...REPORT.filter(([key]) => o.report[key]).map(([key, label]) => h("li", {}, `${label}: `, h("b", {}, key === "asset_id" ? view.names[o.report[key]] || o.report[key] : key === "note" ? o.report[key] : words(o.report[key])))))),
+      o.report.find_code && h("div", {}, h("h3", {}, "What the crew found"), h("ul", { className: "plain-list" }, ...REPORT.filter(([key]) => o.report[key]).map(([key, label]) => h("li", {}, `${label}: `, h("b", {}, key === "asset_id" ? view.names[o.report[key]] || o.report[key] : ["note", "problem"].includes(key) ? o.report[key] : words(o.report[key])))))),
       h("h3", {}, "History"),
       history,
     ),
@@ -530,7 +531,7 @@ function render() {
   const orders = d.orders.filter((o, i) => OPEN(o) || i < 8);
   keyed($("order-list"), orders.map((o) => ({ ...o, _day: view.times.day.format(now()) })), (o) => o.order_id, orderCard);
   $("order-empty").hidden = orders.some(OPEN);
-  keyed($("feed"), d.events, (e) => `${e.subject}${e.subject_id}.${e.seq}`, eventLine);
+  keyed($("feed"), d.events.filter((e) => e.subject !== "incident" || !BETWEEN.includes(e.to_state)), (e) => `${e.subject}${e.subject_id}.${e.seq}`, eventLine);
   $("feed-empty").hidden = d.events.length > 0;
   const chosen = d.alarms.find((a) => a.alarm_id === view.selected);
   once($("evidence"), [chosen, view.me.may.length, Object.keys(view.names).length], () => (chosen ? evidence(chosen) : [h("p", { className: "empty" }, "No alarm is open. Choose a zone on the map to see its inflow.")]));

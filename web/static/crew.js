@@ -139,7 +139,10 @@ function townNow() {
   return new Date(Date.parse(c.now_at) + ahead * 1000);
 }
 
-const hm = (when) => new Date(when).toLocaleTimeString(page.language, { hour: "2-digit", minute: "2-digit" });
+function hm(when) {
+  const zone = page.day?.timezone;
+  return new Date(when).toLocaleTimeString(page.language, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(zone ? { timeZone: zone } : {}) });
+}
 
 /** The order as it will be when everything that was pressed has been sent. */
 function pressed(entry) {
@@ -289,7 +292,7 @@ function form(entry, event) {
 let drawn = "";
 function render() {
   const { t, day } = page;
-  $("link").textContent = page.online ? t("online") : `${t("asOf")} ${page.at ? hm(page.at) : "–"}`;
+  $("link").textContent = page.online ? t("online") : `${t("asOf")} ${day ? hm(day.clock.now_at) : "–"}`;
   $("banner").hidden = page.online && !page.expired;
   $("banner").textContent = page.expired ? t("expired") : t("offline");
   $("queue").replaceChildren(

@@ -97,7 +97,7 @@ export function num(value, digits = 3) {
 export const unit = (code) => ({ "m3/h": "m³/h", Cel: "°C", ue: "µε" })[code] || code || "";
 
 /** Units in a sentence as people write them. */
-export const pretty = (text) => String(text || "").replaceAll("m3/h", "m³/h").replaceAll("m3", "m³");
+export const pretty = (text) => String(text || "").replaceAll(" -> ", " → ").replaceAll("m3/h", "m³/h").replaceAll("m3", "m³");
 
 /** "zone/z1/inflow" -> "Inflow", "asset/j-1/pressure" -> "Pressure at Junction 1" */
 export function signal(name, names = {}) {
