@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -16,7 +17,7 @@ from work_world import World
 
 from underway import desk
 from underway.app import workside
-from underway.app.brokers import Broker
+from underway.app.brokers import Broker, embedded_broker
 from underway.store import telemetry
 
 pytestmark = pytest.mark.integration
@@ -103,3 +104,26 @@ def test_workside_store_connections_killed_goes_on(running: tuple[World, Listene
     world.conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'underway-workorders%'")
     world.finding()
     assert eventually(lambda: card(listener))["order_id"] == world.order().order_id
+
+
+def test_workside_broker_restarts_the_outbox_is_delivered(conn: psycopg.Connection[Any], database_url: str, tmp_path: Path) -> None:
+    world, stop = World.build(conn), threading.Event()
+    with embedded_broker(tmp_path / "first", kind="auto") as first:
+        thread = threading.Thread(
+            target=workside.run, args=(first.url, database_url, FixedClock(world), stop, SECRET, "http://127.0.0.1:8080"), daemon=True
+        )
+        thread.start()
+        connected = "SELECT count(*) FROM service_status WHERE service = 'workorders' AND facts ->> 'broker_connected' = 'true'"
+        eventually(lambda: world.count(connected))
+    eventually(lambda: not world.count(connected))
+    world.finding()
+    eventually(lambda: world.count("SELECT count(*) FROM notification WHERE sent_at IS NULL") >= 2)
+    with embedded_broker(tmp_path / "second", kind="auto", port=first.port) as second:
+        eventually(lambda: world.count("SELECT count(*) FROM notification WHERE sent_at IS NULL") == 0, 30)
+        late = Listener(second)  # the card is retained: a phone that comes later still gets it
+        got = eventually(lambda: card(late))
+        late.close()
+        stop.set()
+        thread.join(20)
+    assert got["order_id"] == world.order().order_id
+    assert not thread.is_alive()
