@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def cusum_threshold(false_every_samples: float, reference_sd: float = 0.5) -> float:
     """Return the decision limit h of a one-sided CUSUM, in standard deviations.
@@ -41,3 +44,31 @@ def cusum_threshold(false_every_samples: float, reference_sd: float = 0.5) -> fl
         else:
             high = b
     return max(low - 1.166, 0.0)
+
+
+def likeliest_begin(residual: NDArray[np.float64], count_min: int) -> int:
+    """Return the index from which on a rise of the mean is most likely, leaving at least `count_min` values after it.
+
+    Parameters
+    ----------
+    residual : ndarray of float64, shape (n,)
+        Positive in the direction of the change.
+    count_min : int
+        At least 1.
+
+    Notes
+    -----
+    Maximum likelihood for a step of unknown size in independent normal noise: the largest ``sum(r[j:]) / sqrt(n - j)``.
+
+    References
+    ----------
+    Hinkley (1970), Inference about the change-point in a sequence of random variables, doi 10.1093/biomet/57.1.1.
+
+    Examples
+    --------
+    >>> likeliest_begin(np.array([0.2, 0.0, 0.3, 5.0, 4.0, 6.0]), 3)
+    3
+    """
+    last = max(len(residual) - count_min, 0)
+    tail = np.cumsum(residual[::-1])[::-1]
+    return int(np.argmax((tail / np.sqrt(np.arange(len(residual), 0, -1)))[: last + 1]))

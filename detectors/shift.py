@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from detectors.cusum import likeliest_begin
 from detectors.noise import NoiseModel
 from underway.model import MINUTE_US, FindingPhase
 
@@ -164,11 +165,12 @@ class ShiftMonitor:
             if not ready or self.statistic[i] < rules.threshold or self.steps[i] < rules.readings_min:
                 continue
             since = self.recent[self.recent[:, 0] >= self.onset_us[i]]
+            since = since[likeliest_begin(side * since[:, 1], rules.readings_min) :]
             shift = float(since[:, 1].mean())
             if side * shift < rules.effect_min:
                 continue
             self.recent = since
-            self.open = _Open(int(self.onset_us[i]), side, shift, at_us, historical)
+            self.open = _Open(int(since[0, 0]), side, shift, at_us, historical)
             return self._report(FindingPhase.RAISE, self.open, sd, historical)
         return None
 

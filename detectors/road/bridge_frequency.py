@@ -35,7 +35,7 @@ CEL_UNIT = 5.0
 NOISE_PCT = 1.0
 REFERENCE_READINGS = 36
 LEARN_DAYS = 10
-YEARS_PER_FALSE = 10.0
+YEARS_PER_FALSE = 30.0
 SHIFT_PCT_MIN = 0.5
 WAIT_US = 6 * HOUR_US
 WAIT_MAX = 256
@@ -60,7 +60,7 @@ class BridgeFrequency:
     -----
     Target ``y = 100 (f / f_ref - 1)`` in percent, f_ref the median of the first 36 readings. Features: 1, and for low-passed temperatures of 3, 8
     and 20 h ``T/5`` and ``min(T, 0)/5`` (the knee: a frozen deck is stiffer; Z24). `BayesForecast` (river) forecasts, its spread widens where the
-    temperature was never seen. Residual over spread goes into `ShiftMonitor`, both sides, one false alarm in ten years; at least 0.5 % and 3
+    temperature was never seen. Residual over spread goes into `ShiftMonitor`, both sides, one false alarm in thirty years; at least 0.5 % and 3
     readings. Readings are learned six hours late, clipped at four standard deviations, and not at all while a condition or a hold is open. It
     speaks after 10 days. Cost about 0.2 ms a reading (10 min apart). State about 25 kB.
 

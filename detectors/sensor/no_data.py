@@ -137,10 +137,12 @@ class NoData:
         before = np.r_[self.front_us, front[:-1]]
         start = 0
         for look in np.flatnonzero(front // LOOK_US > before // LOOK_US).tolist():
-            self._take(device[start : look + 1], rows.at_us[start : look + 1], rows.received_us[start : look + 1])
-            self.front_us = int(front[look])
-            start = look + 1
-            self._look(out)
+            # judged by what came before this reading: after a pause of everything the first to speak makes nobody silent
+            self._take(device[start:look], rows.at_us[start:look], rows.received_us[start:look])
+            self.front_us = int(before[look])
+            start = look
+            if self.front_us != NEVER_US:
+                self._look(int(front[look]), out)
         self._take(device[start:], rows.at_us[start:], rows.received_us[start:])
         self.front_us = int(front[-1])
         return out.output()
@@ -170,13 +172,11 @@ class NoData:
             known & (self.front_us - self.newest_us > self.limit_us) & (self.clock_us - self.received_us > self.limit_us), np.bool_
         )
 
-    def _look(self, out: OutputWriter) -> None:
+    def _look(self, now_us: int, out: OutputWriter) -> None:
         site = self.lost.pop(f"site:{self.site_id}", None)
         if site is not None:
             summary = f"Readings come again from {self.site_id}"
-            self._emit(
-                FindingPhase.CLEAR, f"site:{self.site_id}", None, self.front_us, 0.0, SITE_SILENT_US, summary, (), out, site.onset_us
-            )
+            self._emit(FindingPhase.CLEAR, f"site:{self.site_id}", None, now_us, 0.0, SITE_SILENT_US, summary, (), out, site.onset_us)
         silent = self._silent()
         known = self.newest_us != NEVER_US
         spoken = np.zeros(len(silent), np.bool_)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from detectors.contract import BoolArray, FloatArray
 
-MODEL_ERROR = 0.2
+MODEL_ERROR = 0.1
 """Relative error of a signature at one sensor, independent between sensors."""
 SCALE_SD = 0.4
 """Relative error of a signature as a whole: it was computed for one hour of the day and one roughness."""
-FLOOR_KPA = 0.1
-SHRINK = 0.3
+FLOOR_KPA = 0.3
+SHRINK = 0.02
 BLOCK_STEPS = 12
 BLOCKS_KEPT = 240.0
 MOMENTS_KEPT = 2880.0
@@ -64,10 +64,10 @@ def locate(
     Notes
     -----
     For pipe k with signature ``s_k``, usual response ``b`` and leak flow Q the mean fall is ``Q (s_k + b)``. Its covariance is the noise, plus the
-    error of the flow and of the signature's scale along ``s_k + b``, plus an independent model error ``(0.2 Q s_kj)^2`` a sensor, so that a model
-    that is a fifth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors. Blind to: two leaks in one zone
-    (one place between them), a closed valve that the model has open, a leak that no sensor feels (the posterior stays near the prior), sensors that
-    were moved.
+    error of the flow along ``s_k + b`` and of the signature's scale along ``s_k``, plus an independent model error ``(0.1 Q s_kj)^2`` a sensor, so
+    that a model that is a tenth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors. Blind to: two leaks in
+    one zone (one place between them), a closed valve that the model has open, a leak that no sensor feels (the posterior stays near the prior),
+    sensors that were moved.
 
     References
     ----------
@@ -90,8 +90,8 @@ def locate(
     signature = fall_kpa_per_m3ph[:, ok]
     direction = signature + evidence.usual_kpa_per_m3ph[ok]
     noise = evidence.covariance[np.ix_(ok, ok)]
-    along = excess_sd**2 + (SCALE_SD * excess_m3ph) ** 2
-    covariance = noise[None] + along * direction[:, :, None] * direction[:, None, :]
+    covariance = noise[None] + excess_sd**2 * direction[:, :, None] * direction[:, None, :]
+    covariance += (SCALE_SD * excess_m3ph) ** 2 * signature[:, :, None] * signature[:, None, :]
     index = np.arange(int(ok.sum()))
     covariance[:, index, index] += (MODEL_ERROR * excess_m3ph * signature) ** 2 + FLOOR_KPA**2
     miss = evidence.fall_kpa[ok] - excess_m3ph * direction
@@ -128,7 +128,7 @@ class PressureTracker:
     Notes
     -----
     Regression by running second moments (memory 10 days), solved anew every hour; noise as the covariance of hourly means of what is left,
-    shrunk by 0.3 to its diagonal. Cost O(s r^2) a step. State about s (r^2 + r + s) doubles.
+    shrunk by 0.02 to its diagonal. Cost O(s r^2) a step. State about s (r^2 + r + s) doubles.
     """
 
     def __init__(self, sensors: int, regressors: int, floor_kpa: FloatArray) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
-from detectors.cusum import cusum_threshold
+from detectors.cusum import cusum_threshold, likeliest_begin
 from detectors.noise import NoiseModel
 from detectors.snapshot import pack, unpack
 from detectors.water.location import PressureTracker, align, locate, most_probable
@@ -52,7 +52,7 @@ Z_MAX = 6.0
 Z_MIN = -4.0
 K_MIN = 0.5
 BAND_SDS = 3.0
-YEARS_PER_FALSE = 10.0
+YEARS_PER_FALSE = 30.0
 STEPS_MIN = 3
 EXCESS_SHARE_MIN = 0.02
 SEPARATION = 6.0
@@ -68,6 +68,7 @@ NIGHTS_KEPT = 28
 NIGHTS_MIN = 10
 NIGHT_Z_MAX = 3.0
 NIGHT_FALSE_NIGHTS = 365.0 * YEARS_PER_FALSE
+NIGHT_SD_SHARE_MIN = 0.01
 NIGHT_CLEAR_NIGHTS = 2
 NIGHT_LEARN_Z_MAX = 2.5
 NEVER_US = -(2**62)
@@ -123,7 +124,7 @@ class ZoneInflow:
     ``e_t = m[kind of day, slot] (1 + a_t)``: a mean over days, and a level ``a`` that follows the day with a time constant of 12 h.
     Standardised residual ``z_t = (q_t - e_t) / (c s[slot] sqrt(1 + 1/n))``, where c >= 1 is the square root of the sum of autocorrelations up to 1
     h. Burst: ``S_t = max(0, S_{t-1} + z_t - k)`` with z clipped to -4..6, and a RAISE at S >= h, after at least 3 readings (15 min) and 2 % of the
-    mean inflow. k is 0.5 or three standard deviations of the 3 h mean of z, whichever is more; h makes white noise raise once in ten years (12.0).
+    mean inflow. k is 0.5 or three standard deviations of the 3 h mean of z, whichever is more; h makes white noise raise once in thirty years (13.1).
     Background leak: mean of 02:00 to 04:00 local against median and MAD of up to 28 quiet nights, CUSUM with k = 0.5 and z clipped to 3, at least 3
     nights. From a RAISE on nothing is learned until the residual returned (mean over 1 h to 24 h, long enough that the leak would stand out by 6
     standard deviations, below 0.3 of the largest excess) and every hold is released. Rows are learned 3 h late, so the hours before a RAISE never
@@ -392,6 +393,10 @@ class ZoneInflow:
 
     def _raise(self, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
         since = [r for r in self.recent if r.at_us >= self.onset_us and np.isfinite(r.value[0]) and np.isfinite(r.expected[0])]
+        residual = np.array([r.value[0] - r.expected[0] for r in since])
+        # the statistic may have left zero before the change: the likeliest begin is where the mean from there on stands out most
+        since = since[likeliest_begin(residual, STEPS_MIN) :]
+        self.onset_us = since[0].at_us
         window = np.array([(r.at_us, r.value[0] - r.expected[0], r.expected[0], r.value[0]) for r in since])
         excess = float(window[:, 1].mean())
         if excess < EXCESS_SHARE_MIN * self.usual:
@@ -567,7 +572,7 @@ class ZoneInflow:
         nights = np.array(self.nights)
         expected = float(np.median(nights))
         sd = float(1.4826 * np.median(np.abs(nights - expected)))
-        sd = max(sd, 0.02 * abs(expected), 1e-3) * math.sqrt(1.0 + math.pi / 2 / n) * (1.0 + 2.0 / n)
+        sd = max(sd, NIGHT_SD_SHARE_MIN * abs(expected), 1e-3) * math.sqrt(1.0 + math.pi / 2 / n) * (1.0 + 2.0 / n)
         out.expect(at, self._baseline(), 1, np.array([flow]), np.array([expected]), np.array([sd]))
         if self.burst is not None:
             return

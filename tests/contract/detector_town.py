@@ -1,0 +1,215 @@
+"""A registry with one of everything that detectors watch, and series for it: a quiet past, a quiet tail, a tail full of faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from detectors.bank import Bank
+from detectors.contract import BankOutput, IntArray, merge_outputs
+from detectors.lanes import Lane, usable
+from detectors.plan import plan_lanes
+from underway.model import (
+    EPOCH_AT,
+    Asset,
+    AssetClass,
+    Channel,
+    Device,
+    Hold,
+    LeakSignatures,
+    Quantity,
+    ReadingBatch,
+    ReadingFlag,
+    Registry,
+    Site,
+    Zone,
+    ZoneKind,
+)
+
+STEP_US = 300_000_000
+START_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
+PAST_DAYS = 12
+TAIL_STEPS = 168
+
+
+def _channel(number: int, device: str, name: str, quantity: Quantity, role: str, zone: str, asset: str | None, **more: object) -> Channel:
+    facts: dict[str, object] = {"range_min": -1e6, "range_max": 1e6, "interval_s": 300.0, "resolution": 0.01} | more
+    return Channel(number, device, name, quantity, "", asset, zone, role, **facts)  # type: ignore[arg-type]
+
+
+def make_registry() -> Registry:
+    """Return the registry: two zones with a boundary meter, five pressures, a tank; a corridor with two sections, a bridge, a culvert."""
+    q = Quantity
+    channels = (
+        _channel(1, "fm-in", "flow", q.FLOW, "zone_inflow", "z1", None),
+        _channel(2, "fm-12", "flow", q.FLOW, "zone_inflow", "z2", None, also_zone_id="z1"),
+        _channel(3, "pr-1", "pressure", q.PRESSURE, "zone_pressure", "z1", "p-1", resolution=0.1),
+        _channel(4, "pr-2", "pressure", q.PRESSURE, "zone_pressure", "z1", "p-2", resolution=0.1),
+        _channel(5, "pr-3", "pressure", q.PRESSURE, "zone_pressure", "z2", "p-4", resolution=0.1),
+        _channel(6, "tk-1", "level", q.LEVEL, "tank_level", "z1", None, resolution=0.001),
+        _channel(7, "tk-1", "flow", q.FLOW, "tank_flow", "z1", None),
+        _channel(8, "rp-1", "roughness", q.ROUGHNESS, "roughness", "road", "rd-1", interval_s=900.0),
+        _channel(9, "rp-2", "roughness", q.ROUGHNESS, "roughness", "road", "rd-2", interval_s=900.0),
+        _channel(10, "br-1", "frequency", q.FREQUENCY, "bridge_frequency", "road", "br-01", interval_s=600.0, resolution=0.001),
+        _channel(11, "br-1", "temperature", q.TEMPERATURE, "bridge_temperature", "road", "br-01", interval_s=600.0, resolution=0.1),
+        _channel(12, "dr-1", "level", q.LEVEL, "drain_level", "road", "dr-01", resolution=0.001),
+        _channel(13, "rn-1", "rain", q.RAIN_RATE, "rain", "road", "dr-01", resolution=0.2),
+    )
+    assets = (
+        *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
+        *(Asset(f"rd-{i}", "town", "road", AssetClass.ROAD_SECTION, f"Section {i}") for i in (1, 2)),
+        Asset("br-01", "town", "road", AssetClass.BRIDGE, "Brook Bridge"),
+        Asset("dr-01", "town", "road", AssetClass.CULVERT, "Culvert", attributes={"depth_m": 1.2}),
+    )
+    ids = dict.fromkeys(c.device_id for c in channels)
+    zone_of = {c.device_id: c.zone_id for c in channels}
+    devices = tuple(Device(d, "town", zone_of[d], None, "box", "native", EPOCH_AT) for d in ids)
+    zones = (
+        Zone("z1", "town", "Zone 1", ZoneKind.DMA),
+        Zone("z2", "town", "Zone 2", ZoneKind.DMA),
+        Zone("road", "town", "Sand Road", ZoneKind.CORRIDOR),
+    )
+    return Registry(Site("town", "Town", "Europe/Amsterdam", 52.0, 4.0), zones, assets, devices, channels)
+
+
+def make_signatures() -> tuple[LeakSignatures, ...]:
+    """Return signatures of zone 1: each of three pipes pulls differently at its two sensors."""
+    return (LeakSignatures("z1", ("p-1", "p-2", "p-3"), (3, 4), np.array([[1.0, 0.2], [0.2, 1.0], [0.5, 0.5]])),)
+
+
+def make_batch(first: int, steps: int, seed: int, faults: bool = False, historical: bool = False) -> ReadingBatch:
+    """Return readings of grid steps ``first .. first + steps``; with `faults` everything breaks after a sixth of them."""
+    rng = np.random.default_rng([seed, first, steps])
+    t = np.arange(first, first + steps)
+    broken = faults & (np.arange(steps) >= steps // 6)
+    day = 2 * np.pi * t / 288
+
+    def noise(sd: float) -> np.ndarray:
+        return rng.normal(0.0, sd, steps)
+
+    leak = np.where(broken, 9.0, 0.0)
+    use1 = 30 * (1 + 0.4 * np.sin(day - 1)) * (1 + noise(0.03))
+    use2 = 20 * (1 + 0.3 * np.sin(day - 1.2)) * (1 + noise(0.03))
+    tank = 3 * np.sin(day)
+    rain = np.maximum(0.0, 8 * np.sin(2 * np.pi * t / 700) - 4)
+    wet = np.convolve(rain, np.exp(-np.arange(60) / 12) / 12)[:steps]
+    warm = 10 + 4 * np.sin(day - 2)
+    columns: dict[int, np.ndarray] = {
+        1: use1 + use2 + leak - tank,
+        2: use2,
+        3: 400 - 0.3 * use1 - 1.0 * leak + noise(0.3),
+        4: 380 - 0.2 * use1 - 0.2 * leak + noise(0.3),
+        5: 350 - 0.2 * use2 + noise(0.3),
+        6: 3 + np.cos(day) + noise(0.002),
+        7: tank + noise(0.02),
+        8: np.where(broken, 3.0, 2.0) * np.exp(noise(0.06)),
+        9: 1.8 * np.exp(noise(0.06)),
+        10: 2.5 * (1 - 0.0007 * (warm - 10)) * np.where(broken, 0.94, 1.0) + noise(0.015),
+        11: warm + noise(0.1),
+        12: 0.03 + 0.12 * wet ** (2 / 3) + np.where(broken, 1.1, 0.0) + noise(0.004),
+        13: rain,
+    }
+    resolution = {c.channel_id: c.resolution for c in make_registry().channels}
+    every = {8: 3, 9: 3, 10: 2, 11: 2}
+    if faults:
+        columns[4] = np.where(broken, np.round(columns[4][0], 1), columns[4])
+    parts = []
+    for channel, value in columns.items():
+        keep = t % every.get(channel, 1) == 0
+        if faults and channel == 5:
+            keep &= ~broken
+        at = START_US + t[keep] * STEP_US + (channel * 7 % 11 - 5) * 1_000_000
+        value = np.round(value[keep] / resolution[channel]) * resolution[channel]
+        n = len(at)
+        flags = np.full(n, int(ReadingFlag.HISTORICAL) if historical else 0, np.uint8)
+        zero = np.zeros(n, np.uint8)
+        received = np.full(n, START_US + (first + steps) * STEP_US) if historical else at + 3_000_000
+        parts.append(ReadingBatch(np.full(n, channel, np.int32), at, received, value, zero, zero, flags))
+    batch = ReadingBatch.concat(parts)
+    return batch if historical else batch.in_event_order()
+
+
+class OneLane:
+    """One detector behind its lane, with the door of a bank."""
+
+    def __init__(self, key: str) -> None:
+        planned = {k: (lane, channels) for k, lane, channels in plan_lanes(make_registry(), make_signatures())}
+        self.lane: Lane = planned[key][0]
+        self._ids = np.array([c.channel_id for c in planned[key][1]])
+
+    def step(self, batch: ReadingBatch) -> BankOutput:
+        mine = usable(batch) & np.isin(batch.channel_id, self._ids)
+        if not mine.any():
+            return merge_outputs(())
+        rows = batch.take(mine)
+        column: IntArray = np.array([int(np.flatnonzero(self._ids == c)[0]) for c in rows.channel_id], np.int64)
+        return merge_outputs([self.lane.step(rows, column)])
+
+    def hold(self, holds: list[Hold]) -> None:
+        for hold in holds:
+            self.lane.hold(hold)
+
+    def state(self) -> bytes:
+        return self.lane.state()
+
+    def restore(self, state: bytes) -> None:
+        self.lane.restore(state)
+
+
+BANK = "bank"
+LANE_KEYS = tuple(key for key, _, _ in plan_lanes(make_registry(), make_signatures()))
+SUBJECTS = (BANK, *LANE_KEYS)
+
+
+def make_subject(name: str) -> Bank | OneLane:
+    """Return a fresh bank, or one of its lanes."""
+    return Bank(make_registry(), make_signatures()) if name == BANK else OneLane(name)
+
+
+@cache
+def learned(name: str) -> bytes:
+    """Return the state of a subject after `PAST_DAYS` quiet days."""
+    subject = make_subject(name)
+    subject.step(make_batch(0, PAST_DAYS * 288, 1))
+    return subject.state()
+
+
+def experienced(name: str) -> Bank | OneLane:
+    """Return a subject that has `PAST_DAYS` quiet days behind it."""
+    subject = make_subject(name)
+    subject.restore(learned(name))
+    return subject
+
+
+@cache
+def faulty_tail(seed: int) -> ReadingBatch:
+    """Return the tail in which everything breaks."""
+    return make_batch(PAST_DAYS * 288, TAIL_STEPS, seed, faults=True)
+
+
+@cache
+def quiet_tail(seed: int) -> ReadingBatch:
+    """Return a tail in which nothing happens."""
+    return make_batch(PAST_DAYS * 288, TAIL_STEPS, seed)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An output in a form that can be compared: findings and expectation rows as sorted text."""
+
+    findings: tuple[str, ...]
+    rows: tuple[tuple[str, str, int, float, float, float], ...]
+
+
+def plain(outputs: list[BankOutput]) -> Plain:
+    """Return what a run gave, whatever the batches were."""
+    findings = sorted(repr(f) for o in outputs for f in o.findings)
+    rows = []
+    for o in outputs:
+        e = o.expectations
+        for i in range(len(e)):
+            s = int(e.signal[i])
+            rows.append((e.signals[s].name, e.baseline[s], int(e.at_us[i]), float(e.observed[i]), float(e.expected[i]), float(e.sigma[i])))
+    return Plain(tuple(findings), tuple(sorted(rows)))

@@ -1,0 +1,202 @@
+"""Laws that every detector obeys, alone and in the bank. A failure prints the example and its seed."""
+
+import doctest
+import importlib
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+from detector_town import (
+    BANK,
+    LANE_KEYS,
+    PAST_DAYS,
+    SUBJECTS,
+    experienced,
+    faulty_tail,
+    make_batch,
+    make_subject,
+    plain,
+    quiet_tail,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detectors.bank import Bank
+from underway.model import FindingKind, FindingPhase, Hold, Quality, ReadingBatch
+
+few = settings(max_examples=6, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+seeds = st.integers(0, 2**16)
+PROCESS = frozenset(FindingKind) - {FindingKind.COMMS_LOST}
+
+
+def cuts(draw: st.DataObject, length: int) -> list[int]:
+    return [0, *sorted(draw.draw(st.lists(st.integers(0, length), max_size=12), label="cuts")), length]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_law_input_is_not_mutated(name: str) -> None:
+    batch = faulty_tail(1)
+    before = [getattr(batch, column).copy() for column in batch.__slots__]
+    experienced(name).step(batch)
+    assert all(np.array_equal(a, getattr(batch, column)) for a, column in zip(before, batch.__slots__, strict=True))
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_law_same_readings_same_findings(name: str) -> None:
+    first, second = experienced(name), experienced(name)
+    assert plain([first.step(faulty_tail(2))]) == plain([second.step(faulty_tail(2))])
+    assert first.state() == second.state()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_law_the_faulty_tail_is_found(name: str) -> None:
+    output = experienced(name).step(faulty_tail(3))
+    kinds = {f.kind for f in output.findings if f.phase is FindingPhase.RAISE}
+    wanted = {
+        "zone-inflow@1/z1": {FindingKind.LEAK_BURST},
+        "zone-inflow@1/z2": set(),
+        "roughness-step@1/road": {FindingKind.ROAD_ROUGHNESS},
+        "bridge-frequency@1/br-01/br-1.frequency": {FindingKind.BRIDGE_FREQUENCY_SHIFT},
+        "drain-level@1/dr-01/dr-1.level": {FindingKind.ROAD_FLOOD},
+        "flat-line@1/all": {FindingKind.METER_STUCK},
+        "no-data@1/town": {FindingKind.COMMS_LOST},
+        BANK: set(FindingKind) - {FindingKind.LEAK_BACKGROUND, FindingKind.PRESSURE_LOW},
+    }
+    assert kinds == wanted[name]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(draw=st.data(), seed=st.integers(0, 3))
+def test_law_splitting_a_batch_anywhere_changes_nothing(name: str, draw: st.DataObject, seed: int) -> None:
+    batch = faulty_tail(seed)
+    whole, split = experienced(name), experienced(name)
+    edges = cuts(draw, len(batch))
+    outputs = [split.step(batch.take(slice(a, b))) for a, b in itertools.pairwise(edges)]
+    assert plain([whole.step(batch)]) == plain(outputs)
+    assert whole.state() == split.state()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(draw=st.data(), seed=st.integers(0, 3))
+def test_law_state_survives_serialisation_at_any_index(name: str, draw: st.DataObject, seed: int) -> None:
+    batch = faulty_tail(seed)
+    edges = cuts(draw, len(batch))
+    steady, moved = experienced(name), experienced(name)
+    expected, got = [], []
+    for a, b in itertools.pairwise(edges):
+        part = batch.take(slice(a, b))
+        expected.append(steady.step(part))
+        state = moved.state()
+        moved = make_subject(name)
+        moved.restore(state)
+        assert moved.state() == state
+        got.append(moved.step(part))
+    assert plain(expected) == plain(got)
+    assert steady.state() == moved.state()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(seed=seeds)
+def test_law_duplicates_change_nothing(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = faulty_tail(seed % 4)
+    # every tenth row comes again, at once or up to 400 rows later
+    again = np.flatnonzero(rng.random(len(batch)) < 0.1)
+    place = np.r_[np.arange(len(batch)), again + rng.integers(0, 400, len(again)) + 0.5]
+    order = np.argsort(place, kind="stable")
+    doubled = batch.take(np.r_[np.arange(len(batch)), again][order])
+    assert len(doubled) > len(batch)
+    assert plain([experienced(name).step(batch)]) == plain([experienced(name).step(doubled)])
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(seed=seeds)
+def test_law_a_gap_is_not_an_event(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = quiet_tail(seed % 4)
+    keep = np.ones(len(batch), bool)
+    span = int(batch.observed_us[-1] - batch.observed_us[0])
+    for _ in range(4):
+        begin = batch.observed_us[0] + int(rng.random() * span)
+        channels = rng.choice(np.arange(1, 14), int(rng.integers(1, 13)), replace=False)
+        inside = (batch.observed_us >= begin) & (batch.observed_us < begin + int(rng.random() * span / 2))
+        keep &= ~(inside & np.isin(batch.channel_id, channels))
+    findings = experienced(name).step(batch.take(keep)).findings
+    assert not [f for f in findings if f.kind in PROCESS]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(seed=seeds)
+def test_law_silent_on_a_noisy_steady_signal(name: str, seed: int) -> None:
+    assert not experienced(name).step(make_batch(PAST_DAYS * 288, 288, seed)).findings
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(seed=seeds)
+def test_law_bad_readings_move_nothing(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = quiet_tail(seed % 4)
+    n = 200
+    where = np.sort(rng.integers(0, len(batch), n))
+    bad = batch.take(where)
+    value = np.where(rng.random(n) < 0.3, np.nan, bad.value * 100)
+    ahead = rng.random(n) < 0.5
+    observed = np.where(ahead, bad.observed_us + 90 * 86_400_000_000, bad.observed_us)
+    quality = np.where(np.isnan(value) | ahead, 0, int(Quality.BAD)).astype(np.uint8)
+    bad = ReadingBatch(bad.channel_id, observed, bad.received_us, value, quality, bad.reason, bad.flags)
+    order = np.argsort(np.r_[np.arange(len(batch)), where + 0.5], kind="stable")
+    mixed = ReadingBatch.concat([batch, bad]).take(order)
+    assert plain([experienced(name).step(batch)]) == plain([experienced(name).step(mixed)])
+
+
+@pytest.mark.parametrize("name", LANE_KEYS)
+def test_law_state_is_bounded(name: str) -> None:
+    lane = experienced(name)
+    lane.step(faulty_tail(1))
+    size = len(lane.lane.detector.state())
+    assert size <= lane.lane.detector.state_bytes_max
+    for day in range(3):
+        lane.step(make_batch((PAST_DAYS + 1 + day) * 288, 288, day, faults=True))
+    # at most what a longer window holds, nothing that grows with every reading
+    assert len(lane.lane.detector.state()) <= lane.lane.detector.state_bytes_max
+
+
+@pytest.mark.parametrize("name", LANE_KEYS)
+def test_law_the_docstring_names_costs_blind_spots_and_a_textbook_case_that_holds(name: str) -> None:
+    detector = type(make_subject(name).lane.detector)
+    text = (inspect.getdoc(detector) or "").lower()
+    assert [word for word in ("cost", "state", "blind to", ">>>") if word not in text] == []
+    module = importlib.import_module(detector.__module__)
+    tests = doctest.DocTestFinder(recurse=False).find(detector, module=module, globs=dict(vars(module)))
+    runner = doctest.DocTestRunner()
+    assert sum(runner.run(t).attempted for t in tests) > 0
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_law_telling_a_hold_twice_changes_nothing(name: str) -> None:
+    holds = [Hold(1, "z1", "dma:z1", 1), Hold(2, "road", "br-01", 1), Hold(3, "road", "rd-1", 1), Hold(4, "road", "dr-01", 1)]
+    once, twice = experienced(name), experienced(name)
+    once.hold(holds)
+    twice.hold(holds)
+    twice.hold(holds)
+    assert once.state() == twice.state()
+
+
+def test_bank_restore_after_a_change_of_the_registry_keeps_untouched_lanes() -> None:
+    bank = experienced(BANK)
+    assert isinstance(bank, Bank)
+    less = bank.registry
+    changed = type(less)(less.site, less.zones, less.assets, less.devices, tuple(c for c in less.channels if c.channel_id != 3))
+    other = Bank(changed)
+    other.restore(bank.state())
+    assert "zone-inflow@1/z2" in other.restored.kept
+    assert set(other.restored.fresh) == {"zone-inflow@1/z1", "flat-line@1/all", "no-data@1/town"}
+    assert other.registry_fingerprint != bank.registry_fingerprint
