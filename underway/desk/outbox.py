@@ -66,6 +66,7 @@ def crew_card(
         "evidence": str(evidence.get("summary", ""))[:EVIDENCE_LENGTH_MAX],
         "why_you": why,
         "last_verification": order.verification.get("sentence") if order.rework else None,
+        "last_repaired": order.report.get("asset_id") if order.rework else None,
         "checklist": list(checklist),
         "sent_at": now_at.isoformat(),
     }
