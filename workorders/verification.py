@@ -30,6 +30,7 @@ EXCESS_CAP = 0.5
 """A threshold never exceeds this share of the excess: otherwise a fault would pass unrepaired."""
 PRESSURE_Z_MIN = -0.5
 PRESSURE_LOW_QUANTILE = 0.025
+PRESSURE_FALL_SHARE = 0.25
 NIGHT_GRACE = timedelta(minutes=30)
 INSIDE_SIGMAS = 4.0
 INSIDE_SHARE_MIN = 0.9
@@ -172,7 +173,7 @@ def freeze(
     if spec.test is VerificationTest.NIGHTS:
         plan["nights_needed"], plan["nights_of"] = spec.nights_needed, spec.nights_of
     if spec.pressures_of_zone:
-        plan["pressures"] = _freeze_pressures(spec, pressures, onset_us)
+        plan["pressures"] = _freeze_pressures(spec, pressures, onset_us, now_us)
     return plan
 
 
@@ -222,8 +223,14 @@ def _freeze_signal(
     }
 
 
-def _freeze_pressures(spec: VerificationSpec, pressures: Mapping[str, Series], onset_us: int) -> dict[str, Any]:
+def _freeze_pressures(spec: VerificationSpec, pressures: Mapping[str, Series], onset_us: int, now_us: int) -> dict[str, Any]:
+    """Return the sensors, their sigmas, and how low their pooled residual may be.
+
+    That is -0.5 sigma, or what these sensors do when nothing leaks, or a quarter of what they fell by in the fault, whichever allows
+    more: the flow decides how much may be left, the pressures only that the flow is not deceived.
+    """
     names, sigmas, pooled_at, pooled_z = [], [], [], []
+    fallen: list[NDArray[np.float64]] = []
     for name, series in sorted(pressures.items()):
         rows = series.usable()
         before = rows.where(rows.at_us < onset_us)
@@ -234,8 +241,12 @@ def _freeze_pressures(spec: VerificationSpec, pressures: Mapping[str, Series], o
         sigmas.append(round(sigma, 6))
         pooled_at.append(before.at_us)
         pooled_z.append(before.residual / sigma)
+        fallen.append(rows.between(onset_us, now_us).residual / sigma)
     limit = PRESSURE_Z_MIN
     if names:
+        fall = np.concatenate(fallen)
+        if len(fall) >= len(names):
+            limit = min(limit, PRESSURE_FALL_SHARE * float(fall.mean()))
         pool = _Pool.of(pooled_at, pooled_z)
         ends = np.unique(pool.at_us)
         means, counts = pool.means(ends - int(spec.evidence_min) * MINUTE_US, ends)
@@ -443,9 +454,11 @@ def _burst(
     night_begin, night_end = _night_after(plan, settled_at, need_min)
     night = rows.between(to_us(night_begin), to_us(night_end))
     night_mean = float((side * night.residual).mean()) if len(night) else math.nan
-    night_z, night_z_count = pool.means(np.array([to_us(night_begin)]), np.array([to_us(night_end)]))
-    night_enough = _minutes(night, step_s) >= need_min
-    night_calm = night_enough and night_mean < threshold and (int(night_z_count[0]) == 0 or float(night_z[0]) > z_min)
+    # the same again, in a window that lies inside the night
+    of_night = (ends >= to_us(night_begin) + int(COVERAGE_MIN * span_us)) & (ends <= to_us(night_end))
+    night_enough = bool((covered & of_night).any())
+    night_calm = bool((calm & of_night).any())
+    night_z = z[of_night]
 
     label = f"{plan['night'][0]}-{plan['night'][1]}"
     facts: dict[str, Any] = {
@@ -455,6 +468,7 @@ def _burst(
         "night_residual": _rounded(night_mean * side),
         "evidence_min": round(_minutes(rows, step_s), 1),
         "pressure_z": _rounded(float(z[-1]) if len(z) else math.nan),
+        "night_pressure_z": _rounded(float(night_z.max()) if len(night_z) else math.nan),
         "pressure_z_min": z_min if plan.get("pressures", {}).get("names") else None,
     }
     change, need = _change(first, now_value), f"{_need(first)} for {need_min:.0f} min"
@@ -475,7 +489,10 @@ def _burst(
         low = len(ends) > 0 and bool(covered[-1]) and mean[-1] < threshold
         why = "pressure is still low" if low else f"{min(evidence_min, need_min):.0f} of {need_min:.0f} min seen"
         return Progress(VerificationOutcome.PENDING, f"{change}, {need}: {why}", facts)
-    seen = f": {_minutes(night, step_s):.0f} of {need_min:.0f} min seen" if len(night) else " still to come"
+    if night_enough:
+        seen = ": pressure is still low" if night_mean < threshold else f": residual {_number(side * night_mean)}"
+    else:
+        seen = f": {_minutes(night, step_s):.0f} of {need_min:.0f} min seen" if len(night) else " still to come"
     return Progress(VerificationOutcome.PENDING, f"{change}, {need}: met; night window {label}{seen}", facts)
 
 

@@ -120,6 +120,15 @@ def test_burst_pressure_stays_low_does_not_pass() -> None:
     assert look(plan, signals, 25).outcome is INCONCLUSIVE
 
 
+def test_burst_pressure_a_little_low_after_a_deep_fall_passes_and_half_of_the_fall_does_not() -> None:
+    # the sensors fell by 6 kPa, 3 sigma; the flow says repaired, the pressures only have to agree
+    little, half = ({FLOW: whole(0.1), PRESSURE: pressures(after)} for after in (-0.5, -3.0))
+    assert look(plan_of(little[FLOW], little[PRESSURE]), little, 12.1).outcome is PASS
+    blocked = look(plan_of(half[FLOW], half[PRESSURE]), half, 12.1)
+    assert blocked.outcome is PENDING
+    assert blocked.sentence.endswith("pressure is still low")
+
+
 def test_burst_no_data_is_inconclusive_never_pass() -> None:
     full = whole(0.0)
     plan = plan_of(full)

@@ -167,6 +167,7 @@ def _order(conn: psycopg.Connection[Any], order: views.OrderView) -> dict[str, A
         "crew": order.crew_name,
         "located": candidates[0]["asset_id"] if candidates else None,
         "verification": order.verification.get("sentence"),
+        "measured": {name: value for name, value in order.verification.items() if name != "sentence"},
         "transitions": [
             {
                 "at": e.at.isoformat(),
