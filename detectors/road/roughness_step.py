@@ -27,9 +27,9 @@ from underway.model import (
     from_us,
 )
 
-PASSES_PER_FALSE = 1e6
+PASSES_PER_FALSE = 1e7
 BASE_PASSES = 30
-READY_PASSES = 100
+READY_PASSES = 200
 PASSES_MIN = 5
 STEP_MIN = 0.1
 """Smallest step of the logarithm, about 10 %."""
@@ -105,7 +105,7 @@ class RoughnessStep:
     -----
     ``y = ln(IRI)`` of every pass; baseline: median and MAD of 30 passes, then a mean and variance clipped at 3 standard deviations with a memory
     of 400 passes, learned 24 passes late and not at all while a condition or a hold is open. Residual into `ShiftMonitor`, upwards, one false alarm
-    in a million passes and section; at least 5 passes and about 10 %. It speaks after 100 passes. Cost about 50 us a pass. State at most 10 kB a
+    in ten million passes and section; at least 5 passes and about 10 %. It speaks after 200 passes. Cost about 50 us a pass. State at most 10 kB a
     section.
 
     Blind to: slow wear (absorbed over 400 passes; a trend test over visits belongs to planning), a pothole that vehicles avoid, a single bad
@@ -117,15 +117,15 @@ class RoughnessStep:
 
     Examples
     --------
-    150 passes at 2 m/km with 6 % of noise, then 2.8 m/km: found at the fifth pass.
+    250 passes at 2 m/km with 6 % of noise, then 2.8 m/km: found at the fifth pass.
 
     >>> from underway.model import AssetClass, Quantity
     >>> section = Asset("rd-1", "town", "road-1", AssetClass.ROAD_SECTION, "Sand Road, section 1")
     >>> probe = Channel(1, "rp-1", "roughness", Quantity.ROUGHNESS, "m/km", "rd-1", "road-1", "roughness", 0, 30, 900)
-    >>> rough = np.where(np.arange(160) < 150, 2.0, 2.8) * np.exp(np.random.default_rng(1).normal(0, 0.06, 160))
-    >>> at = np.arange(160) * 900_000_000
-    >>> rows = Rows(np.zeros(160, int), at, at, rough, np.zeros(160, bool))
-    >>> [(f.phase.value, int(f.detected_us // 900_000_000) - 149) for f in RoughnessStep([probe], [section]).step(rows).findings][:1]
+    >>> rough = np.where(np.arange(260) < 250, 2.0, 2.8) * np.exp(np.random.default_rng(1).normal(0, 0.06, 260))
+    >>> at = np.arange(260) * 900_000_000
+    >>> rows = Rows(np.zeros(260, int), at, at, rough, np.zeros(260, bool))
+    >>> [(f.phase.value, int(f.detected_us // 900_000_000) - 249) for f in RoughnessStep([probe], [section]).step(rows).findings][:1]
     [('raise', 5)]
     """
 

@@ -45,7 +45,7 @@ class FlatLine:
     A run is a row of equal values. Learned of every channel: the longest run L that ended by itself, and the share p of readings that equal the one
     before. RAISE when the run is longer than ``max(12, 3 L, ln 1e-9 / ln p)`` readings, after 3 days and 288 readings in which it moved. So a
     closed valve that reads 0.0 every night is not stuck, and a meter with coarse steps gets the time that its steps ask for. CLEAR after 3 changes
-    in a row of fresh readings. One finding a device: the first of its channels that stands still speaks. Vectorised over channels: about 1 us a
+    in a row of fresh readings. One finding a device: the first of its channels that stands still speaks. Cost about 1 us a
     reading. State 10 numbers a channel.
 
     Blind to: a meter that is stuck from the first day (it never moved: nothing says that it should), stuck with noise on top, frozen to a value

@@ -358,8 +358,8 @@ class ZoneInflow:
             old = self.unlearned.pop(0)
             then = old.value.copy()
             then[0] -= self.extra
-            profile_mean = self.profile.expect(old.kind, old.slot)[0]
-            level = np.where(np.isfinite(profile_mean), old.expected - profile_mean, 0.0)
+            seen = (self.profile.days[old.kind, old.slot] > 0) & np.isfinite(old.expected)
+            level = np.where(seen, old.expected - self.profile.mean[old.kind, old.slot], 0.0)
             level[0] -= self.extra
             self.profile.learn(old.kind, old.slot, then, level)
 
