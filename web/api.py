@@ -304,14 +304,14 @@ class ZoneSeries:
 
 @router.get("/api/zones/{zone_id}/series", tags=["read"])
 def zone_series(zone_id: str, state: Shared, _: Reader, hours: Hours = 48.0) -> ZoneSeries:
-    """Return what flowed into a zone, what was expected (with sigma), and its pressures."""
+    """Return what flowed into a zone, what was expected (with sigma), and its pressures; empty before detectors expect anything."""
     now_at = state.config.clock.now_at()
     with state.pool.connection() as conn:
+        if not views.zone_exists(conn, zone_id):
+            raise ApiError(404, "not_found", f"there is no zone '{zone_id}'")
         names = views.signals(conn, zone_id=zone_id)
         inflow = views.series(conn, [name for name in names if name == f"zone/{zone_id}/inflow"], now_at, hours)
         pressures = views.series(conn, [name for name in names if name.endswith("/pressure")], now_at, hours, points_max=400)
-    if not inflow and not pressures:
-        raise ApiError(404, "not_found", f"nothing is expected of a zone '{zone_id}' yet")
     return ZoneSeries(zone_id, now_at, hours, inflow, pressures)
 
 

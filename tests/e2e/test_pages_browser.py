@@ -188,7 +188,8 @@ def test_operator_page_burst_says_what_where_since_when_and_who(
         assert "Observed" in browser.text("[data-testid=evidence]")
         browser.until(lambda: bool(browser.all(".chart path.observed")), "the observed line")
         for part in ("band", "expected", "outside"):
-            assert len(browser.one(f".chart path.{part}").get_attribute("d") or "") > 20
+            drawn = f"document.querySelector('.chart path.{part}')?.getAttribute('d').length ?? 0"
+            browser.until(lambda drawn=drawn: browser.driver.execute_script(f"return {drawn}") > 20, f"the {part} drawn")  # type: ignore[misc]
         wide = browser.driver.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, "the page must not scroll sideways"
         assert browser.problems() == []

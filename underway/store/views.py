@@ -646,6 +646,11 @@ def change_marks(conn: Connection[Any]) -> dict[str, str]:
     return {name: str(mark) for name, mark in row.items()}
 
 
+def zone_exists(conn: Connection[Any], zone_id: str) -> bool:
+    """Return whether a zone is registered."""
+    return conn.execute("SELECT FROM zone WHERE zone_id = %s", (zone_id,)).fetchone() is not None
+
+
 def signals(conn: Connection[Any], *, zone_id: str | None = None, asset_id: str | None = None) -> list[str]:
     """Return names of signals of a zone or an asset (all when neither is given), sorted, at most `ROWS_MAX`."""
     with conn.cursor(row_factory=scalar_row) as cur:

@@ -6,6 +6,8 @@ import { ALARM_STATE, CLOCK, ORDER_EVENT, ORDER_STATE, PRIORITY, STEPS, STEP_OF,
 
 const RANK = ["urgent", "high", "medium", "low", "journal"];
 const HOURS = [6, 24, 48, 168];
+const MUTE_S = 60; // a service that has said nothing for longer
+const BEHIND_S = 3 * 3600; // data older than this cannot say that all is well
 const LOST_AFTER_MS = 3000;
 const POLL_MS = 10000;
 const OPEN = (o) => !["CLOSED", "CANCELLED"].includes(o.state);
@@ -70,23 +72,28 @@ function onIt(x) {
 }
 
 function headline() {
-  const { alarms, orders, counts } = view.data;
+  const { alarms, orders, counts, services, lag_s } = view.data;
   const loud = alarms.filter(NEEDS_PERSON);
   const stuck = orders.filter((o) => OPEN(o) && o.outcome === "INCONCLUSIVE");
   const unmanned = orders.filter((o) => ["NEW", "APPROVED", "SCHEDULED"].includes(o.state) && !o.crew_id && (now() - Date.parse(o.created_at)) / 1000 > 900);
-  const things = loud.length + stuck.length + unmanned.length + counts.reviews_open;
+  const mute = services.filter((x) => x.silent_s > MUTE_S);
+  const behind = lag_s !== null && lag_s > BEHIND_S;
+  const things = loud.length + stuck.length + unmanned.length + mute.length + counts.reviews_open;
   const busy = orders.filter(OPEN);
+  if (!things && behind) return { calm: true, text: `The newest reading is ${span(lag_s)} old.`, more: "Older readings are being taken in, or sensors are silent: what is not known cannot be called normal.", priority: null };
   if (!things) {
-    const working = busy.length ? `${busy.length === 1 ? "One order is" : `${busy.length} orders are`} being worked on: ${busy.slice(0, 2).map((o) => `${o.title}, ${onIt(o)}`).join("; ")}.` : "All zones are as expected.";
+    const working = busy.length ? `${busy.length === 1 ? "One order is" : `${busy.length} orders are`} being worked on: ${busy.slice(0, 2).map((o) => `${o.title}, ${onIt(o)}`).join("; ")}.` : lag_s === null ? "No reading has arrived yet." : "All zones are as expected.";
     return { calm: true, text: "Nothing needs a person.", more: working, priority: null };
   }
   const first = loud[0];
   if (first) {
-    const text = `${kind(first.alarm_type)} in ${where(first)} since ${clock(first.occurred_at)}`;
-    const more = [onIt(first).replace(/^./, (c) => c.toUpperCase()) + ".", first.state === "RTNUN" ? "Back to normal, not acknowledged." : "Not acknowledged."];
+    const over = first.state === "RTNUN";
+    const text = `${kind(first.alarm_type)} in ${where(first)} ${over ? "is over" : `since ${clock(first.occurred_at)}`}`;
+    const more = [onIt(first).replace(/^./, (c) => c.toUpperCase()) + ".", over ? "It waits to be acknowledged." : "Not acknowledged."];
     if (things > 1) more.push(`${things - 1} more ${things === 2 ? "thing needs" : "things need"} a person.`);
     return { calm: false, text, more: more.join(" "), priority: first.priority };
   }
+  if (mute[0]) return { calm: false, text: `The service ${mute[0].service} has said nothing for ${span(mute[0].silent_s)}`, more: "What depends on it stands still.", priority: "high" };
   if (stuck[0]) return { calm: false, text: `${stuck[0].label}: the signals cannot decide`, more: `${stuck[0].title}. A supervisor has to look.`, priority: stuck[0].priority };
   if (unmanned[0]) return { calm: false, text: `${unmanned[0].label} has no crew since ${clock(unmanned[0].created_at)}`, more: unmanned[0].title, priority: unmanned[0].priority };
   return { calm: false, text: `${counts.reviews_open} conflicting ${counts.reviews_open === 1 ? "report waits" : "reports wait"} for a decision`, more: "", priority: "medium" };
@@ -485,7 +492,7 @@ function overlay() {
       silent.add(a.asset_id);
       if (!String(a.asset_id).startsWith("dma:")) continue;
     }
-    if (a.condition === "normal" && a.ack === "acked") continue;
+    if (a.condition === "normal") continue;
     if (a.suppression === "shelved" || a.suppression === "out_of_service") continue;
     const tone = a.suppression === "by_design" ? "working" : a.priority;
     if (String(a.asset_id).startsWith("dma:") && a.zone_id) zones[a.zone_id] = tone;
@@ -493,9 +500,14 @@ function overlay() {
     if (a.condition !== "normal") for (const c of a.evidence.candidates || []) candidates.push({ ...c, priority: tone });
   }
   const chosen = view.data.alarms.find((a) => a.alarm_id === view.selected);
-  const shown = chosen?.evidence.candidates?.length ? chosen.evidence.candidates.map((c) => ({ ...c, priority: chosen.suppression === "by_design" ? "working" : chosen.priority })) : candidates;
+  const shown = chosen?.condition !== "normal" && chosen?.evidence.candidates?.length ? chosen.evidence.candidates.map((c) => ({ ...c, priority: chosen.suppression === "by_design" ? "working" : chosen.priority })) : candidates;
   const crews = view.data.crews
     .filter((c) => c.on_shift || c.order_id)
+    .map((c) => {
+      // on site: where the work is, which is newer than the last position that was reported
+      const there = ["IN_PROGRESS", "WAITING"].includes(c.order_state) && view.data.orders.find((o) => o.order_id === c.order_id)?.location.point;
+      return there ? { ...c, longitude_deg: there[0], latitude_deg: there[1] } : c;
+    })
     .map((c) => ({ name: c.name, longitude_deg: c.longitude_deg, latitude_deg: c.latitude_deg, busy: Boolean(c.order_id), says: c.order_id ? `${c.name}: WO-${c.order_id}, ${(ORDER_STATE[c.order_state] || "").toLowerCase()}` : `${c.name}: free` }));
   map.setOverlay({ zones, assets, candidates: shown.sort((a, b) => b.probability - a.probability), crews, silent, selected: view.zone });
 }
@@ -511,7 +523,7 @@ function render() {
     view.zone = first?.zone_id ?? view.zone;
   }
   $("clock-name").textContent = d.clock.speed === 1 ? "Clock" : "Town clock";
-  $("speed").textContent = d.clock.speed === 1 ? "" : `×${num(d.clock.speed)}`;
+  $("speed").textContent = d.clock.speed === 1 ? "" : d.clock.speed === 0 ? "stands still" : `×${num(d.clock.speed)}`;
   $("lag").textContent = d.lag_s === null ? "no data" : span(d.lag_s);
   $("lag").classList.toggle("late", d.lag_s !== null && d.lag_s > 3600);
   $("rate").textContent = num(d.readings_per_s);

@@ -122,7 +122,7 @@ export class Chart {
       .filter((m) => m.ms >= from && m.ms <= to)
       .sort((a, b) => a.ms - b.ms)
       .map((m, i) => {
-        const right = x(m.ms) > width * 0.72;
+        const right = x(m.ms) > PAD.left + 90;
         return [
           s("line", { x1: x(m.ms), x2: x(m.ms), y1: PAD.top, y2: height - PAD.bottom, className: `mark ${m.priority || ""}` }),
           s("text", { x: x(m.ms) + (right ? -5 : 5), y: PAD.top + 9 + (i % 4) * 13, "text-anchor": right ? "end" : "start", className: "mark-label" }, m.label),

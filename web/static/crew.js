@@ -16,7 +16,7 @@ const POLL_MS = 3500;
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000, 30000];
 const QUEUE_MAX = 50;
 
-const page = { day: null, at: 0, online: true, expired: false, form: null, t: dictionary("en"), language: "en" };
+const page = { day: null, at: 0, moves: 0, online: true, expired: false, form: null, t: dictionary("en"), language: "en" };
 
 const load = (key, otherwise) => {
   try {
@@ -97,6 +97,7 @@ async function send() {
 }
 
 function apply(orderId, answer) {
+  page.moves += 1;
   const entry = page.day?.orders.find((e) => e.order.order_id === orderId);
   if (!entry) return;
   entry.order.state = answer.state;
@@ -108,8 +109,13 @@ let reading = false;
 async function read() {
   if (reading || page.expired) return;
   reading = true;
+  const moves = page.moves;
   try {
     const day = await call("/api/crew", { token, signal: AbortSignal.timeout(8000) });
+    if (moves !== page.moves) {
+      setTimeout(read); // asked before an action arrived there: what it says is older than what is known
+      return;
+    }
     page.day = day;
     page.at = Date.now();
     store(DAY, { day, at: page.at });

@@ -99,7 +99,7 @@ export class NetworkMap {
       else if (points.length > 2) rings = [hull(points)];
       const base = points.length ? points : rings.flat();
       const centre = base.length ? [base.reduce((t, p) => t + p[0], 0) / base.length, base.reduce((t, p) => t + p[1], 0) / base.length] : null;
-      return { ...z, rings, centre, top: base.length ? Math.min(...base.map((p) => p[1])) : 0 };
+      return { ...z, rings, centre, top: base.length ? Math.min(...base.map((p) => p[1])) : 0, bottom: base.length ? Math.max(...base.map((p) => p[1])) : 0 };
     });
     this.drawBase();
     this.fit();
@@ -178,12 +178,21 @@ export class NetworkMap {
         );
       }
     }
-    candidates.slice(0, 3).forEach((c) => {
-      const asset = this.assets.get(c.asset_id);
-      if (!asset || c.probability < 0.05) return;
-      const [x, y] = this.middle(asset);
+    this.tags = [];
+    /** A label that gives way: it takes the first of its spots that is free, and hides when none is. */
+    const tag = (rank, spots, w, t, content) => {
+      const el = s("g", {}, content);
+      this.tags.push({ el, rank, spots, w, t });
+      return el;
+    };
+    const likely = candidates.map((c) => ({ ...c, asset: this.assets.get(c.asset_id) })).filter((c) => c.asset);
+    if (likely[0]) labels.push(this.place(...this.middle(likely[0].asset), s("circle", { className: `locator ${likely[0].priority}`, r: 15 })));
+    likely.slice(0, 3).forEach((c, i) => {
+      if (c.probability < 0.05) return;
+      const [x, y] = this.middle(c.asset);
       const text = `${Math.round(c.probability * 100)} %`;
-      labels.push(this.place(x, y, s("g", { className: "chip" }, s("rect", { x: -19, y: -27, width: 38, height: 18, rx: 9 }), s("text", { y: -14, "text-anchor": "middle" }, text))));
+      const chip = s("g", { className: "chip" }, s("rect", { x: -19, y: -9, width: 38, height: 18, rx: 9 }), s("text", { y: 4, "text-anchor": "middle" }, text));
+      labels.push(tag(i, [[x, y, 0, -27], [x, y, 36, 0], [x, y, -36, 0], [x, y, 0, 27]], 38, 18, chip));
     });
     this.layers.hot.replaceChildren(...hot);
     const signs = [];
@@ -212,9 +221,10 @@ export class NetworkMap {
     }
     for (const c of crews) {
       const [x, y] = this.xy([c.longitude_deg, c.latitude_deg]);
-      labels.push(
-        this.place(x, y, s("g", { className: `crew ${c.busy ? "busy" : ""}` }, s("path", { d: "M-11-6H3v3h4l4 5v4h-3a3 3 0 0 1-6 0h-5a3 3 0 0 1-6 0h-2z" }), s("text", { y: 18, "text-anchor": "middle" }, c.name), s("title", {}, c.says))),
-      );
+      const van = s("g", { className: `crew ${c.busy ? "busy" : ""}` }, s("path", { d: "M-11-6H3v3h4l4 5v4h-3a3 3 0 0 1-6 0h-5a3 3 0 0 1-6 0h-2z" }), s("title", {}, c.says));
+      labels.push(this.place(x, y, van));
+      const name = s("g", { className: `crew ${c.busy ? "busy" : ""}` }, s("text", { y: 4, "text-anchor": "middle" }, c.name));
+      labels.push(tag(c.busy ? 4 : 8, [[x, y, 0, 15], [x, y, 0, 28], [x, y, 0, -16]], c.name.length * 6 + 6, 13, name));
     }
     for (const z of this.zones) {
       if (!z.centre) continue;
@@ -235,9 +245,10 @@ export class NetworkMap {
             }
           },
         },
-        s("text", { "text-anchor": "middle" }, z.name),
+        s("text", { y: 4, "text-anchor": "middle" }, z.name),
       );
-      labels.push(this.place(z.centre[0], z.top, s("g", { transform: "translate(0 -10)" }, label)));
+      const [x, y] = z.centre;
+      labels.push(tag(selected === z.id ? 3 : priority ? 5 : 6, [[x, z.top, 0, -10], [x, z.bottom, 0, 12], [x, y, 0, 0], [x, y, 0, 22], [x, y, 0, -22]], z.name.length * 7.4 + 8, 16, label));
     }
     const focused = document.activeElement?.closest?.(".zone-label") ? document.activeElement.getAttribute("aria-label") : null;
     this.layers.signs.replaceChildren(...signs);
@@ -285,7 +296,26 @@ export class NetworkMap {
     const w = width * this.scale;
     const t = height * this.scale;
     this.svg.setAttribute("viewBox", `${this.view.x - w / 2} ${this.view.y - t / 2} ${w} ${t}`);
+    this.svg.classList.toggle("far", this.scale > 4);
     for (const el of this.svg.querySelectorAll(".at")) el.setAttribute("transform", `translate(${el.dataset.x} ${el.dataset.y}) scale(${this.scale})`);
+    this.settle(width, height);
+  }
+
+  /** Give every label its first free spot, most important labels first. */
+  settle(width, height) {
+    const taken = [];
+    for (const { el, spots, w, t } of [...(this.tags || [])].sort((a, b) => a.rank - b.rank)) {
+      const free = spots.find(([x, y, dx, dy]) => {
+        const cx = (x - this.view.x) / this.scale + width / 2 + dx;
+        const cy = (y - this.view.y) / this.scale + height / 2 + dy;
+        const box = [cx - w / 2, cy - t / 2, cx + w / 2, cy + t / 2];
+        if (taken.some((o) => box[0] < o[2] && box[2] > o[0] && box[1] < o[3] && box[3] > o[1])) return false;
+        taken.push(box);
+        el.setAttribute("transform", `translate(${x} ${y}) scale(${this.scale}) translate(${dx} ${dy})`);
+        return true;
+      });
+      el.style.display = free ? "" : "none";
+    }
   }
 
   toMap(px, py) {
