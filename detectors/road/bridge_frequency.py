@@ -13,6 +13,7 @@ from detectors.cusum import cusum_threshold
 from detectors.road.regression import BayesForecast
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
 from detectors.snapshot import pack, unpack
+from detectors.standing import StandingGuard
 from underway.model import (
     DAY_US,
     HOUR_US,
@@ -42,6 +43,7 @@ WAIT_MAX = 256
 MEMORY = 2880.0
 GAP_US = 3 * HOUR_US
 CLIP_SD = 4.0
+STANDING_READINGS = 3
 NEVER_US = -(2**62)
 
 
@@ -103,6 +105,7 @@ class BridgeFrequency:
         threshold = cusum_threshold(YEARS_PER_FALSE * 365 * DAY_US / self.grid_us)
         self.monitor = ShiftMonitor(ShiftRules(threshold, (1, -1), 3, SHIFT_PCT_MIN, 12, 144))
         self.forecast = BayesForecast(1 + 2 * len(LAGS_H) if temperature is not None else 1, NOISE_PCT)
+        self.standing = StandingGuard(len(self.channels), STANDING_READINGS)
         self.holds = HoldBook()
         self.first_us = NEVER_US
         self.reference: list[float] = []
@@ -147,7 +150,7 @@ class BridgeFrequency:
         """Judge grid times in order."""
         out = OutputWriter(self.signals)
         for i in range(len(frames)):
-            at, row = int(frames.at_us[i]), frames.value[i]
+            at, row = int(frames.at_us[i]), self.standing(frames.value[i])
             if len(self.channels) > 1:
                 self._warm(at, float(row[1]))
             if math.isfinite(row[0]):
@@ -260,6 +263,7 @@ class BridgeFrequency:
             {
                 **{name: getattr(self, name) for name in _PLAIN},
                 "waiting": [list(w) for w in self.waiting],
+                "standing": self.standing.state(),
                 "holds": self.holds.state(),
                 "monitor": self.monitor.state(),
                 "forecast": self.forecast.state(),
@@ -272,6 +276,7 @@ class BridgeFrequency:
         for name in _PLAIN:
             setattr(self, name, s[name])
         self.waiting = [(at, x, y) for at, x, y in s["waiting"]]
+        self.standing.restore(s["standing"])
         self.holds.restore(s["holds"])
         self.monitor.restore(s["monitor"])
         self.forecast.restore(s["forecast"])

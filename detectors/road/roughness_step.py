@@ -12,6 +12,7 @@ from detectors.contract import BankOutput, OutputWriter, Rows, no_output
 from detectors.cusum import cusum_threshold
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
 from detectors.snapshot import pack, unpack
+from detectors.standing import StandingGuard
 from underway.model import (
     HOUR_US,
     Asset,
@@ -38,6 +39,7 @@ WAIT_PASSES = 24
 CLIP_SD = 3.0
 SD_MIN = 0.02
 ROUGHNESS_MIN = 0.05
+STANDING_PASSES = 3
 
 
 class _Section:
@@ -46,6 +48,7 @@ class _Section:
     def __init__(self) -> None:
         rules = ShiftRules(cusum_threshold(PASSES_PER_FALSE), (1,), PASSES_MIN, STEP_MIN, 12, 100, 6 * HOUR_US)
         self.monitor = ShiftMonitor(rules)
+        self.standing = StandingGuard(1, STANDING_PASSES)
         self.holds = HoldBook()
         self.first: list[float] = []
         self.mean = 0.0
@@ -77,6 +80,7 @@ class _Section:
             **{n: getattr(self, n) for n in _PLAIN},
             "waiting": [list(w) for w in self.waiting],
             "monitor": self.monitor.state(),
+            "standing": self.standing.state(),
             "holds": self.holds.state(),
         }
 
@@ -85,6 +89,7 @@ class _Section:
             setattr(self, n, s[n])
         self.waiting = [(at, y) for at, y in s["waiting"]]
         self.monitor.restore(s["monitor"])
+        self.standing.restore(s["standing"])
         self.holds.restore(s["holds"])
 
 
@@ -180,6 +185,8 @@ class RoughnessStep:
 
     def _one(self, number: int, at: int, rough: float, historical: bool, out: OutputWriter) -> None:
         s, y = self.sections[number], math.log(rough)
+        if math.isnan(s.standing(np.array([rough]))[0]):
+            return
         if s.passes:
             sd = math.sqrt(s.square * (1.0 + 1.0 / s.passes))
             expected = math.exp(s.mean)

@@ -13,6 +13,7 @@ from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold, likeliest_begin
 from detectors.noise import NoiseModel
 from detectors.snapshot import pack, unpack
+from detectors.standing import StandingGuard
 from detectors.water.location import PressureTracker, align, locate, most_probable
 from detectors.water.profile import SLOT_US, LocalDay, SlotProfile
 from underway.model import (
@@ -71,6 +72,7 @@ NIGHT_FALSE_NIGHTS = 365.0 * YEARS_PER_FALSE
 NIGHT_SD_SHARE_MIN = 0.01
 NIGHT_CLEAR_NIGHTS = 2
 NIGHT_LEARN_Z_MAX = 2.5
+STANDING_STEPS = 6
 NEVER_US = -(2**62)
 
 
@@ -213,6 +215,7 @@ class ZoneInflow:
             ),
         )
         self._series = 1 + s + t
+        self.standing = StandingGuard(len(channels), STANDING_STEPS)
         self.profile = SlotProfile(self._series, floor)
         self.pressures = PressureTracker(s, 1 + t, floor[1 : 1 + s])
         self.usual = 0.0
@@ -305,6 +308,7 @@ class ZoneInflow:
         if self.first_us == NEVER_US:
             self.first_us = at
         s = len(self._sensor)
+        row = self.standing(row)
         value = np.empty(self._series)
         value[0] = float(self._sign @ row[self._flow]) if len(self._flow) else np.nan
         value[1 : 1 + s] = row[self._pressure]
@@ -646,6 +650,7 @@ class ZoneInflow:
                 "unlearned": _rows_out(self.unlearned),
                 "burst": None if self.burst is None else asdict(self.burst),
                 "background": None if self.background is None else asdict(self.background),
+                "standing": self.standing.state(),
                 "noise": self.noise.state(),
                 "profile": self.profile.state(),
                 "pressures": self.pressures.state(),
@@ -661,6 +666,7 @@ class ZoneInflow:
         self.recent, self.unlearned = _rows_in(s["recent"]), _rows_in(s["unlearned"])
         self.burst = None if s["burst"] is None else _Condition(**s["burst"])
         self.background = None if s["background"] is None else _Condition(**s["background"])
+        self.standing.restore(s["standing"])
         self.noise.restore(s["noise"])
         self.profile.restore(s["profile"])
         self.pressures.restore(s["pressures"])
