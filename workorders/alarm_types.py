@@ -130,6 +130,7 @@ class Policy:
     detour_factor: float
     review_items_open_max: int
     warranty: timedelta
+    rework_auto_max: int
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -346,6 +347,7 @@ def parse_policy(text: str) -> Policy:
         detour_factor=read.number(general, "detour_factor", "policy", 1, 5),
         review_items_open_max=int(read.number(general, "review_items_open_max", "policy", 1)),
         warranty=timedelta(days=read.number(general, "warranty_days", "policy", 0, 3650)),
+        rework_auto_max=int(read.number(general, "rework_auto_max", "policy", 0, 100)),
     )
     if read.problems:
         raise SettingsError(read.problems)

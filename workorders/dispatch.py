@@ -34,6 +34,7 @@ class DispatchReason(StrEnum):
     BUSY = "busy"
     SAID_NO = "said_no"
     NOBODY = "nobody"
+    REWORK_LIMIT = "rework_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,11 @@ class Decision:
                 for r in self.ranking
             ],
         }
+
+
+def for_a_supervisor(rework: int) -> Decision:
+    """Return that nobody is sent again by policy: so many repairs did not help that a person must look."""
+    return Decision(None, DispatchReason.REWORK_LIMIT, f"{rework} repairs did not help: a supervisor decides who goes and where", ())
 
 
 def distance_km(lon_a: float, lat_a: float, lon_b: float, lat_b: float) -> float:

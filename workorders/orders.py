@@ -529,6 +529,7 @@ REPORT_KEYS = (
     "position",
     "photos",
     "staying",
+    "surveyed",
 )
 
 

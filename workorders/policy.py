@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,7 +16,10 @@ from workorders.orders import OrderEffect, OrderEvent
 
 PRIORITY_RANK: Mapping[Priority, int] = {p: rank for rank, p in enumerate(reversed(list(Priority)))}
 LOCATION_SHIFT_MIN = 0.05
-CANDIDATES_MAX = 10
+CANDIDATES_MAX = 40
+SURVEYED_MAX = 200
+SURVEY_MISS = 0.1
+"""Probability that a crew which looked at the right place did not see it."""
 
 
 class Route(StrEnum):
@@ -181,6 +184,35 @@ def candidates_of(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     places = [dict(c) for c in found if isinstance(c, Mapping) and isinstance(c.get("asset_id"), str)]
     return sorted(places, key=lambda c: -float(c.get("probability") or 0.0))[:CANDIDATES_MAX]
+
+
+def after_survey(candidates: Sequence[Mapping[str, Any]], surveyed: Collection[str]) -> list[dict[str, Any]]:
+    """Return the places as likely as they are once a crew has looked at some of them in vain, most probable first.
+
+    Notes
+    -----
+    Bayes: a place that was surveyed (or repaired without effect) keeps `SURVEY_MISS` of its probability; what it loses goes to all others,
+    those that are not listed included.
+
+    Examples
+    --------
+    >>> after_survey([{"asset_id": "a", "probability": 0.8}, {"asset_id": "b", "probability": 0.2}], {"a"})
+    [{'asset_id': 'b', 'probability': 0.7143}, {'asset_id': 'a', 'probability': 0.2857}]
+    """
+    weights = [float(c.get("probability") or 0.0) * (SURVEY_MISS if c["asset_id"] in surveyed else 1.0) for c in candidates]
+    unlisted = max(0.0, 1.0 - sum(float(c.get("probability") or 0.0) for c in candidates))
+    total = sum(weights) + unlisted
+    if total <= 0.0:
+        return [dict(c) for c in candidates]
+    weighed = [{**c, "probability": round(weight / total, 4)} for c, weight in zip(candidates, weights, strict=True)]
+    return sorted(weighed, key=lambda c: -float(c["probability"]))
+
+
+def surveyed_of(location: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """Return where crews have looked or worked in vain so far, after a repair that did not help."""
+    looked = [str(a) for a in report.get("surveyed") or [] if isinstance(a, str)]
+    worked = [str(report["asset_id"])] if report.get("asset_id") else []
+    return list(dict.fromkeys([*location.get("surveyed", []), *looked, *worked]))[:SURVEYED_MAX]
 
 
 def location_moved(old: Mapping[str, Any], new: Sequence[Mapping[str, Any]]) -> bool:

@@ -116,6 +116,34 @@ def test_story_wrong_repair_fails_goes_back_and_passes(world: World) -> None:
     assert world.log("incident") == ["open", "investigate", "act", "verify", "located", "rework", "verify", "located", "resolve"]
 
 
+def test_story_where_a_crew_looked_in_vain_is_less_likely_for_the_next_visit(world: World) -> None:
+    burst(world)
+    first, *others = [c["asset_id"] for c in world.order().location["candidates"]]
+    world.work_through({**DONE_BODY, "find_code": "none_found", "asset_id": "dma:z1", "surveyed": [first]})
+    live(world, 2, 12.0, -6.0)
+    order = world.order()
+    assert (order.state, order.rework) == (OrderState.DISPATCHED, 1)
+    assert first in order.location["surveyed"]
+    assert order.location["candidates"][0]["asset_id"] == others[0]
+    # a later finding that insists does not send them back there
+    world.finding(phase=FindingPhase.UPDATE, candidates=(Candidate(first, 0.7), Candidate(others[0], 0.3)))
+    world.take()
+    assert world.order().location["candidates"][0]["asset_id"] == others[0]
+
+
+def test_story_after_too_many_failed_repairs_a_supervisor_decides(world: World) -> None:
+    burst(world)
+    for _ in range(5):
+        world.work_through({**DONE_BODY, "asset_id": "p-8"})
+        live(world, 2, 12.0, -6.0)
+    order = world.order()
+    assert (order.state, order.rework) == (OrderState.SCHEDULED, 5)
+    last = work.last_event(world.conn, "order", order.order_id, ["no_crew"])
+    assert last is not None
+    assert last.note == "5 repairs did not help: a supervisor decides who goes and where"
+    assert world.person_does("assign", {"crew_id": "near", "reason": "with the correlator"}).order.state is OrderState.DISPATCHED
+
+
 def test_story_bridge_is_dispatched_and_verified(world: World) -> None:
     name = "asset/br-1/frequency"
     world.feed(name, DAY + timedelta(hours=5), 0.0, 3.2, 0.01, "Hz")

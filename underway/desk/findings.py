@@ -193,10 +193,13 @@ def _relocate(desk: Desk, alarm: Alarm) -> None:
     """Let open orders of the alarm's asset know a better location, when it differs enough to tell."""
     if alarm.incident_id is None:
         return
-    found = rules.candidates_of(alarm.evidence)
     for order in work.open_orders_of(desk.conn, alarm.incident_id):
-        if order.asset_id == alarm.asset_id and order.state in LOCATED_STATES and rules.location_moved(order.location, found):
-            location = desk.location(alarm, work.place_of(desk.conn, alarm.asset_id, alarm.zone_id))
+        if order.asset_id != alarm.asset_id or order.state not in LOCATED_STATES:
+            continue
+        surveyed = order.location.get("surveyed", ())
+        found = rules.after_survey(rules.candidates_of(alarm.evidence), surveyed)
+        if rules.location_moved(order.location, found):
+            location = desk.location(alarm, work.place_of(desk.conn, alarm.asset_id, alarm.zone_id), surveyed)
             first = found[0]
             note = f"most probable now {first['asset_id']} ({float(first.get('probability') or 0):.0%})"
             desk.move_order(order, OrderEvent.LOCATE, Who(), note=note, also={"location": location})

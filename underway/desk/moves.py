@@ -437,15 +437,16 @@ class Desk:
                 return order.label
         return ""
 
-    def location(self, alarm: Alarm, place: work.Place | None) -> dict[str, Any]:
-        """Return where the work is: the candidates of the evidence, and one point for the map."""
-        candidates = rules.candidates_of(alarm.evidence)
+    def location(self, alarm: Alarm, place: work.Place | None, surveyed: Sequence[str] = ()) -> dict[str, Any]:
+        """Return where the work is: the candidates of the evidence, weighed by what crews surveyed in vain, and one point for the map."""
+        candidates = rules.after_survey(rules.candidates_of(alarm.evidence), surveyed)
         point = None
         if candidates:
             point = dispatch.middle(work.asset_geometry(self.conn, candidates[0]["asset_id"]))
         if point is None and place is not None:
             point = dispatch.middle(place.geometry) or dispatch.middle(place.zone_geometry) or place.site_point
-        return {"candidates": candidates, "point": None if point is None else [round(point[0], 7), round(point[1], 7)]}
+        found = {"candidates": candidates, "point": None if point is None else [round(point[0], 7), round(point[1], 7)]}
+        return {**found, "surveyed": list(surveyed)} if surveyed else found
 
     def order_context(self, order: WorkOrder, who: Who, **known: Any) -> OrderContext:
         """Return what the guards of the order table look at."""
@@ -605,7 +606,7 @@ class Desk:
 
     def try_dispatch(self, order: WorkOrder) -> WorkOrder:
         """Send an approved or scheduled order to the best crew, or note once why nobody can go."""
-        decision = self.choose_crew(order)
+        decision = self.choose_crew(order) if order.rework <= self.policy.rework_auto_max else dispatch.for_a_supervisor(order.rework)
         if decision.crew_id is None:
             last = work.last_event(self.conn, "order", order.order_id, [OrderEvent.NO_CREW])
             since = work.last_event(self.conn, "order", order.order_id, [OrderEvent.NO_RECEIPT, OrderEvent.DECLINE, OrderEvent.FAIL])
@@ -694,6 +695,7 @@ class Desk:
             case VerificationOutcome.PASS:
                 return self.move_order(order, OrderEvent.PASS, Who(), note=note, outcome=progress.outcome, also=facts)
             case VerificationOutcome.FAIL:
+                facts["location"] = self._elsewhere(order)
                 failed = self.move_order(order, OrderEvent.FAIL, Who(), note=note, outcome=progress.outcome, also=facts)
                 return self.try_dispatch(failed) if failed.state is OrderState.SCHEDULED else failed
             case VerificationOutcome.INCONCLUSIVE:
@@ -706,6 +708,17 @@ class Desk:
                 return self.move_order(order, OrderEvent.INCONCLUSIVE, Who(), note=note, outcome=progress.outcome, also=facts)
             case _:
                 return self.move_order(order, OrderEvent.PROGRESS, Who(), note=note, also=facts)
+
+    def _elsewhere(self, order: WorkOrder) -> dict[str, Any]:
+        """Return the location of an order whose repair did not help: where the crew looked and worked is less likely now."""
+        if not order.location.get("candidates"):
+            return dict(order.location)
+        surveyed = rules.surveyed_of(order.location, order.report)
+        alarm = self.alarm_behind(order)
+        if alarm is None or not rules.candidates_of(alarm.evidence):
+            new = [a for a in surveyed if a not in order.location.get("surveyed", ())]
+            return {**order.location, "candidates": rules.after_survey(order.location["candidates"], new), "surveyed": surveyed}
+        return {**order.location, **self.location(alarm, work.place_of(self.conn, alarm.asset_id, alarm.zone_id), surveyed)}
 
 
 def point_of(order: WorkOrder) -> tuple[float, float] | None:
