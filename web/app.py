@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from underway.desk import crew_link
 from underway.model import Role
 from underway.store import views
 from web import api, auth, errors
@@ -29,6 +31,7 @@ BODY_BYTES_MAX = 64 * 1024
 STATEMENT_TIMEOUT_MS = 10_000
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 CSRF_HEADER = "x-underway"
+DEMO_CREW_LINK = timedelta(days=1)
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
@@ -186,6 +189,14 @@ def _pages(config: WebConfig) -> APIRouter:
     @router.get("/crew/{token}")
     def crew_page(token: str = "") -> Response:
         return page("crew.html")  # the page asks the API with the token of its own address
+
+    @router.get("/demo/crew/{crew_id}")
+    def demo_crew_page(crew_id: str, request: Request) -> Response:
+        """Open a crew's phone without its link: only in the demo, only from this machine."""
+        if not auth.demo_allowed(config, request):
+            raise errors.ApiError(403, "no_demo", "a crew's page without its link exists only in the demo and only from this machine")
+        token = crew_link(config.secret_key, crew_id, config.clock.now_at() + DEMO_CREW_LINK)
+        return RedirectResponse(f"/crew/{token}", status_code=303)
 
     @router.get("/crew-worker.js")
     def crew_worker() -> Response:

@@ -167,6 +167,17 @@ def test_demo_session_means_nothing_outside_of_the_demo(site: Site) -> None:
     assert elsewhere.post("/api/demo-login", json={"role": "supervisor"}).status_code == 403
 
 
+def test_demo_opens_a_crews_phone_from_loopback_only(site: Site) -> None:
+    here = site.client(demo=True)
+    opened = here.get("/demo/crew/c1", follow_redirects=False)
+    assert opened.status_code == 303
+    token = opened.headers["location"].removeprefix("/crew/")
+    day = here.get("/api/crew", headers={"Authorization": f"Bearer {token}"})
+    assert (day.status_code, day.json()["crew"]["name"]) == (200, "Crew Blue")
+    for closed in (site.client(demo=True, away=True), site.client()):
+        assert closed.get("/demo/crew/c1", follow_redirects=False).status_code == 403
+
+
 def test_login_cookie_is_for_this_site_only_and_logout_ends_it(site: Site) -> None:
     client = site.client(secure_cookies=True)
     answer = client.post("/api/login", json={"account": "ada", "password": PASSWORD})

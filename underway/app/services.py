@@ -120,13 +120,23 @@ def _run_web(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     from web.app import create_app
     from web.config import WebConfig
 
-    config = WebConfig(database_url=settings.database_url, secret_key=settings.secret_key, clock=clock, demo=settings.demo)
+    config = WebConfig(
+        database_url=settings.database_url,
+        secret_key=settings.secret_key,
+        clock=clock,
+        demo=settings.demo,
+        secure_cookies=settings.public_url.startswith("https://"),
+    )
+    app = create_app(config)
     server = uvicorn.Server(
-        uvicorn.Config(create_app(config), host=settings.web_host, port=settings.web_port, log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Config(app, host=settings.web_host, port=settings.web_port, log_level="warning", timeout_graceful_shutdown=2)
     )
 
     def stop_server() -> None:
         stop.wait()
+        hub = getattr(app.state.web, "hub", None)
+        if hub is not None:  # live pages end first, so that the server need not wait for them
+            hub.stop()
         server.should_exit = True
 
     threading.Thread(target=stop_server, name="web-stop", daemon=True).start()

@@ -392,6 +392,7 @@ async function showOrder(id) {
       "div",
       { className: "order-detail", "data-testid": "order-detail" },
       h("p", { className: "order-line" }, glyph(o.priority), stepper(o), h("span", { className: "order-state" }, h("b", {}, ORDER_STATE[o.state] || o.state), o.since_at && ` since ${clock(o.since_at)}`, `, ${o.crew_name || "no crew"}`)),
+      view.me.demo && o.crew_id && h("p", {}, h("a", { href: `/demo/crew/${encodeURIComponent(o.crew_id)}`, target: "_blank" }, `Look at the phone of ${o.crew_name} (demo)`)),
       verification(o),
       d.allowed.length > 0 && h("p", { className: "buttons" }, ...d.allowed.filter((e) => e !== "done" && e !== "receipt").map((e) => h("button", { type: "button", onclick: () => orderForm(o, e) }, `${ORDER_EVENT[e] || words(e)}${["approve", "accept", "depart", "arrive", "resume"].includes(e) ? "" : "…"}`))),
       d.reviews.some((r) => !r.resolved_at) && h("p", { className: "late" }, "Waiting for a decision: ", d.reviews.filter((r) => !r.resolved_at).map((r) => `${words(r.event)} by ${person(r.actor)}, ${r.problem}`).join("; ")),
