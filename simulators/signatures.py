@@ -10,7 +10,8 @@ from simulators.hydraulics import STEP_S, Engine, Perturbation, write_inp
 from simulators.network import Network, NodeKind
 
 SIGNATURE_HOURS: tuple[float, ...] = (3.0, 9.0, 15.0, 20.0)
-SIGNATURE_LOSS_M3PH = 8.0
+SIGNATURE_SHARE = 0.3
+SIGNATURE_LOSS_M3PH = (3.0, 30.0)
 
 
 def node_falls(
@@ -19,7 +20,7 @@ def node_falls(
     sensors: Sequence[str],
     hours: Sequence[float],
     inp: Path,
-    loss_m3ph: float = SIGNATURE_LOSS_M3PH,
+    share: float = SIGNATURE_SHARE,
 ) -> dict[str, dict[str, float]]:
     """Return the fall of pressure at each sensor for a loss at each junction.
 
@@ -33,8 +34,9 @@ def node_falls(
         Hours of a nominal weekday over which the fall is averaged.
     inp : Path
         Where the nominal model is written.
-    loss_m3ph : float
-        Size of the loss; the fall is a secant, since head loss grows with flow to the 1.85.
+    share : float
+        Size of the loss as a share of the zone's mean demand, kept within 3 to 30 m3/h. Head loss grows with flow to the 1.85, so the fall is a
+        secant, and at a dead end it doubles with the size: it must be taken near the size of the bursts that one wants to locate.
 
     Returns
     -------
@@ -42,6 +44,11 @@ def node_falls(
         ``falls[junction][sensor]`` in kPa a m3/h; positive is a fall.
     """
     write_inp(network, zone_of_node, Perturbation.none(), inp)
+    demand_m3ph = dict.fromkeys(zone_of_node.values(), 0.0)
+    for node, zone in zone_of_node.items():
+        demand_m3ph[zone] += network.nodes[node].demand_m3ph
+    low, high = SIGNATURE_LOSS_M3PH
+    loss_m3ph = {zone: min(max(share * total, low), high) for zone, total in demand_m3ph.items()}
     zones = sorted(set(zone_of_node.values()))
     tanks = [t.node_id for t in network.of_kind(NodeKind.TANK)]
     levels: dict[float, dict[str, float]] = {}
@@ -64,11 +71,12 @@ def node_falls(
                 engine.set_tank_level(tank, level)
             engine.solve()
             calm = engine.pressures_kpa(sensors)
-            for node in zone_of_node:
+            for node, zone in zone_of_node.items():
+                loss = loss_m3ph[zone]
                 base = network.nodes[node].demand_m3ph
-                engine.set_demand(node, base + loss_m3ph / factor)
+                engine.set_demand(node, base + loss / factor)
                 engine.solve()
-                fall = (calm - engine.pressures_kpa(sensors)) / (loss_m3ph * len(hours))
+                fall = (calm - engine.pressures_kpa(sensors)) / (loss * len(hours))
                 engine.set_demand(node, base)
                 for sensor, value in zip(sensors, fall, strict=True):
                     falls[node][sensor] += float(value)

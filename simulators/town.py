@@ -245,7 +245,7 @@ class Town:
 
         Notes
         -----
-        A steady solve for each junction with 8 m3/h more demand, minus one without, at 03:00, 09:00, 15:00 and 20:00 with the tank
+        A steady solve for each junction with 30 % of its zone's mean demand more, minus one without, at 03:00, 09:00, 15:00 and 20:00 with the tank
         levels of a nominal day; a pipe's row is the mean of its two ends and of the hours. 959 junctions take about 4 s; the result
         depends on the town only.
         Blind to what the nominal model does not know: true roughness, true demands, closed valves, other leaks.

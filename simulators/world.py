@@ -28,7 +28,7 @@ READINGS_PER_MESSAGE_MAX = 500
 BUFFER_MAX = 20_000
 WARM_UP_S = 2 * 86_400
 FAULT_HISTORY_DAYS = 11.0
-SURVEY_RADIUS_M = 150.0
+SURVEY_RADIUS_M = 300.0  # how far along the pipes a crew with a correlator finds a leak, the reach that BattLeDIM 2020 grants it
 
 
 class WorldFault(StrEnum):
