@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detectors.contract import BoolArray, FloatArray
 
-MODEL_ERROR = 0.1
+MODEL_ERROR = 0.2
 """Relative error of a signature at one sensor, independent between sensors."""
 SCALE_SD = 0.4
 """Relative error of a signature as a whole: it was computed for one hour of the day and one roughness."""
@@ -64,8 +64,8 @@ def locate(
     Notes
     -----
     For pipe k with signature ``s_k``, usual response ``b`` and leak flow Q the mean fall is ``Q (s_k + b)``. Its covariance is the noise, plus the
-    error of the flow along ``s_k + b`` and of the signature's scale along ``s_k``, plus an independent model error ``(0.1 Q s_kj)^2`` a sensor, so
-    that a model that is a tenth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors. Blind to: two leaks in
+    error of the flow along ``s_k + b`` and of the signature's scale along ``s_k``, plus an independent model error ``(0.2 Q s_kj)^2`` a sensor, so
+    that a model that is a fifth wrong does not point with certainty. Cost O(p s^3), about 1 ms for 200 pipes and 10 sensors. Blind to: two leaks in
     one zone (one place between them), a closed valve that the model has open, a leak that no sensor feels (the posterior stays near the prior),
     sensors that were moved.
 

@@ -7,7 +7,7 @@ from detectors.bank import Bank
 from detectors.cusum import cusum_threshold
 from detectors.road.regression import BayesForecast
 from detectors.snapshot import pack, unpack
-from detectors.water.location import PressureEvidence, locate
+from detectors.water.location import MODEL_ERROR, SCALE_SD, PressureEvidence, locate
 from detectors.water.profile import SLOTS, LocalDay, SlotProfile
 from underway.model import DAY_US, InternalError, ReadingBatch, Registry, Site
 
@@ -92,7 +92,7 @@ def test_locate_is_as_sure_as_it_is_right() -> None:
     for _ in range(200):
         falls = rng.uniform(0.2, 1.0, (30, 5))
         true = int(rng.integers(30))
-        fall = 10 * falls[true] * rng.normal(1.0, 0.1, 5) * rng.normal(1.0, 0.3) + rng.normal(0, 0.4, 5)
+        fall = 10 * falls[true] * rng.normal(1.0, MODEL_ERROR, 5) * rng.normal(1.0, SCALE_SD) + rng.normal(0, 0.4, 5)
         p = locate(PressureEvidence(fall, np.zeros(5), np.eye(5) * 0.16), 10.0, 0.5, falls)
         given.append(p.max())
         hits.append(int(np.argmax(p)) == true)
