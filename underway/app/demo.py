@@ -128,6 +128,7 @@ class _Demo:
         self.timings: dict[str, float] = {}
         self._stored_last = (-1, 0.0)
         self._phase = "starting"
+        self._town_at = LIVE_AT
 
     def environment(self) -> dict[str, str]:
         """Return the settings of the services."""
@@ -229,7 +230,7 @@ class _Demo:
             async def each_step() -> bool:
                 nonlocal code, shot_due
                 supervisor.check()
-                now_at = from_us(runner.town_us)
+                now_at = self._town_at = from_us(runner.town_us)
                 write_clock(conn, ClockRow(now_at, datetime.now(UTC), options.speed, CLOCK_AHEAD_S))
                 phones.hear(runner.link.inbox, runner.town_us)
                 await phones.act(runner.world, runner.town_us)
@@ -291,6 +292,8 @@ class _Demo:
         facts: dict[str, Any] = _services(supervisor)
         facts["readings"] = {"stored": self._stored_last[0]}
         facts["phase"] = self._phase
+        facts["town_at"] = self._town_at.isoformat()
+        facts |= {"database_url": self.database_url, "mqtt_url": self.broker.url, "web_url": self.url}
         path = self.folder / "services.json"
         draft = path.with_suffix(".new")
         draft.write_text(json.dumps(facts))
