@@ -45,7 +45,12 @@ SQL = re.compile(
 SQL_CLOCK = re.compile(
     r"\b(now\s*\(\s*\)|clock_timestamp\s*\(|current_timestamp\b|statement_timestamp\s*\(|random\s*\(\s*\)|gen_random_uuid)", re.I
 )
-SQL_ALLOWED: dict[str, str] = {}
+SQL_ALLOWED: dict[str, str] = {
+    "underway/app/dashboards.py": "asks when the newest expectation was, to look at the panels at that time",
+    "underway/app/doctor.py": "asks on an installation whose schema may be older than the store's code",
+    "underway/app/report.py": "counts rows for the result of a demonstration; nothing is decided by it",
+    "web/auth.py": "writes an account beside the hash that it makes; the row is read through underway.store.views",
+}
 SQL_CLOCK_ALLOWED: dict[str, str] = {
     "underway/store/status.py": "when a service last spoke is wall time: the service itself may hang",
     "underway/store/views.py": "the age of that",
