@@ -71,7 +71,7 @@ def slug(heading: str) -> str:
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words after ``underway`` of every command line that a document names."""
     for line in code(text):
-        stripped = re.sub(r"^\s*(\$ )?((?:[A-Z][A-Z0-9_]*=\S* +)*)(\.venv/bin/)?", "", line)
+        stripped = re.sub(r"^\s*(\$ )?((?:[A-Z][A-Z0-9_]*=\S* +)*)(docker compose (?:exec|run) (?:-\S+ )*\S+ |\.venv/bin/)?", "", line)
         if re.match(r"underway( |$)", stripped):
             words = shlex.split(stripped.replace("...", ""), comments=True)[1:]
             stop = next((i for i, word in enumerate(words) if word in {"|", "||", "&&", "&", ";", ">", ">>", "2>"}), len(words))
@@ -284,10 +284,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 def test_no_file_names_a_registry_host() -> None:
     """Where packages come from is a matter of the machine that installs them."""
-    hosts = re.compile(
-        r"files\.pythonhosted\.org|pypi\.(?:org|python\.org)/simple|registry\.npmjs\.org|--(?:extra-)?index-url\s+http|artifactory|/simple/?\s*$",
-        re.M,
-    )
+    hosts = re.compile(r"--(?:extra-)?index-url\s+http|https?://\S+/(?:simple|packages)/|/simple/?\s*$|https?://\S+\.(?:whl|tgz|tar\.gz)\b", re.M)
     assert [f"{name}: {found.group(0)}" for name, text in readable() for found in hosts.finditer(text)] == []
 
 
