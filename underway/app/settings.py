@@ -56,7 +56,8 @@ class Settings(BaseModel):
     @property
     def public_url(self) -> str:
         """Return the address under which people reach the web server."""
-        return self.base_url.rstrip("/") or f"http://{self.web_host}:{self.web_port}"
+        host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
+        return self.base_url.rstrip("/") or f"http://{host}:{self.web_port}"
 
 
 def _checked_url(url: str, schemes: tuple[str, ...], example: str) -> str:

@@ -30,6 +30,10 @@ def test_settings_live_environment_is_taken() -> None:
     assert (settings.batch_age_s, settings.public_url) == (0.5, "https://ops.example")
 
 
+def test_settings_ipv6_host_gives_an_address_that_a_browser_takes() -> None:
+    assert load_settings(environ={"UNDERWAY_WEB_HOST": "::1"}).public_url == "http://[::1]:8080"
+
+
 def test_settings_several_problems_are_all_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(("database_url",), {"UNDERWAY_BATCH_AGE_S": "0", "UNDERWAY_MQTT_ULR": "x", "UNDERWAY_MQTT_URL": "http://x"})
@@ -41,7 +45,9 @@ def test_settings_several_problems_are_all_reported_at_once() -> None:
 
 
 def test_settings_missing_needs_are_named_even_when_other_values_are_wrong_later() -> None:
-    with pytest.raises(SettingsError, match="3 problems: UNDERWAY_DATABASE_URL is not set .* UNDERWAY_MQTT_URL is not set .* UNDERWAY_SECRET_KEY"):
+    with pytest.raises(
+        SettingsError, match="3 problems: UNDERWAY_DATABASE_URL is not set .* UNDERWAY_MQTT_URL is not set .* UNDERWAY_SECRET_KEY"
+    ):
         load_settings(NEEDS, {})
 
 
