@@ -578,6 +578,9 @@ def act_on_order(order_id: int, body: OrderAction, response: Response, state: Sh
         raise ApiError(422, "unknown_event", f"an order action must be one of {', '.join(auth.ORDER_EVENT_PERMISSION)}, got {body.event!r}")
     with state.pool.connection() as conn:
         exists, crew_id = views.order_crew_id(conn, order_id)
+        if who is not None and who.crew_id not in (None, crew_id) and body.base_version is not None and body.event != "comment":
+            # the order was theirs when they pressed and is not any more: what they report is a conflict that a person looks at
+            crew_id = views.former_crew_id(conn, order_id, who.crew_id) or crew_id
     known = auth.require_order(who, permission, crew_id)
     if not exists:
         raise ApiError(404, "not_found", f"there is no order {order_id}")

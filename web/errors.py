@@ -110,6 +110,10 @@ def _operator(_: Request, exc: OperatorError) -> JSONResponse:
     return answer(422, "refused", str(exc))
 
 
+def _unfit(_: Request, exc: psycopg.DataError) -> JSONResponse:
+    return answer(422, "malformed", f"a value in the request cannot be stored or compared ({type(exc).__name__})")
+
+
 def _store(_: Request, exc: Exception) -> JSONResponse:
     log.warning("the database cannot be reached: %s", type(exc).__name__)
     return answer(503, "store_unavailable", "the database cannot be reached now; try again in a few seconds", retry_after_s=3)
@@ -129,6 +133,7 @@ def install(app: FastAPI) -> None:
         NotFoundError: _missing,
         OperatorError: _operator,
         StoreUnavailable: _store,
+        psycopg.DataError: _unfit,  # a NUL in a text, a number beyond the column's
         psycopg.OperationalError: _store,
         PoolTimeout: _store,
         PoolClosed: _store,

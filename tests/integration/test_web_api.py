@@ -410,6 +410,32 @@ def test_order_action_in_conflict_becomes_a_review_item(site: Site) -> None:
     assert desk_person.post(f"/api/reviews/{reviews[0]['review_id']}/resolve", json={}).status_code == 404
 
 
+def test_crew_report_on_an_order_that_was_taken_from_it_is_reviewed_and_nothing_else(site: Site) -> None:
+    version = site.one("SELECT version FROM work_order WHERE order_type = 'leak_repair'")
+    path = f"/api/orders/{site.leak_order_id}"
+    crew, desk_person = site.crew(), site.signed_in("sue")
+    assert desk_person.post(f"{path}/actions", json=action("assign", body={"crew_id": "c2", "reason": "nearer"})).status_code == 200
+    late = crew.post(f"{path}/actions", json=action("accept", base_version=version))
+    assert (late.status_code, late.json()["result"]) == (202, "review")
+    assert site.one("SELECT crew_id FROM work_order WHERE order_type = 'leak_repair'") == "c2"
+    seen = site.one("SELECT version FROM work_order WHERE order_type = 'leak_repair'")
+    for event in ("accept", "comment"):
+        refused = crew.post(f"{path}/actions", json=action(event, base_version=seen, body={"note": "x"}))
+        assert (event, refused.status_code) in {("accept", 422), ("comment", 403)}
+    assert error(crew.post(f"{path}/actions", json=action("accept")))["code"] == "not_your_order"
+    assert crew.get(path).status_code == 403
+
+
+def test_value_that_no_column_can_hold_is_a_malformed_request_not_our_fault(site: Site) -> None:
+    client = site.signed_in("ada")
+    answers = [
+        client.get("/api/signals", params={"zone_id": "a\x00b"}),
+        client.post(f"/api/alarms/{site.burst_id}/actions", json=action("comment", note="a\x00b")),
+        client.post("/api/login", json={"account": "a\x00b", "password": "x"}),
+    ]
+    assert [(a.status_code, error(a)["code"]) for a in answers] == [(422, "malformed")] * len(answers)
+
+
 def test_order_detail_has_transitions_reasons_and_who_was_chosen_why(site: Site) -> None:
     detail = site.signed_in("sue").get(f"/api/orders/{site.leak_order_id}").json()
     assert [e["to_state"] for e in detail["events"]][-1] == "DISPATCHED"

@@ -453,6 +453,12 @@ def order_crew_id(conn: Connection[Any], order_id: int) -> tuple[bool, str | Non
     return (False, None) if row is None else (True, row[0])
 
 
+def former_crew_id(conn: Connection[Any], order_id: int, crew_id: str | None) -> str | None:
+    """Return `crew_id` when that crew was ever assigned to the order, else None."""
+    row = conn.execute("SELECT crew_id FROM assignment WHERE order_id = %s AND crew_id = %s LIMIT 1", (order_id, crew_id)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def incidents(conn: Connection[Any], *, open_only: bool = True, limit: int = 50) -> list[IncidentView]:
     """Return incidents, newest first."""
     where: LiteralString = "WHERE i.resolved_at IS NULL " if open_only else ""
