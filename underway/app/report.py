@@ -100,7 +100,8 @@ def snapshot(conn: psycopg.Connection[Any], title: str, url: str, progress: Prog
                 f"{e.subject} {e.subject_id}",
                 f"{e.from_state} -> {e.to_state} ({e.event}) by {e.actor}: {e.reason}" + (f" - {e.note}" if e.note else ""),
             )
-            for e in sorted(views.events(conn, limit=12), key=lambda e: (e.at, e.seq))
+            for e in sorted(views.events(conn, limit=60), key=lambda e: (e.at, e.seq))
+            if e.event not in MEASUREMENTS
         ],
     )
 

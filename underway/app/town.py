@@ -59,6 +59,7 @@ class TownRunner:
         self.published = 0
         self.readings_per_s = 0.0
         self.speed_measured = 0.0
+        self._amount, self._step_s = 0.0, 0.0
         story.schedule(world)
 
     async def history(self, stored: Callable[[], int], advanced: Callable[[int, int], None]) -> None:
@@ -109,8 +110,11 @@ class TownRunner:
             due = max(due + step_wall_s, time.monotonic() - step_wall_s)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             elapsed = max(time.monotonic() - began, 1e-6)
-            self.readings_per_s += RATE_SMOOTHING * ((self.published - published) / elapsed - self.readings_per_s)
-            self.speed_measured += RATE_SMOOTHING * (STEP_US / SECOND_US / elapsed - self.speed_measured)
+            # means of amounts and of times, not of their ratios: a few quick steps must not look like speed
+            self._amount += RATE_SMOOTHING * (self.published - published - self._amount)
+            self._step_s += RATE_SMOOTHING * (elapsed - self._step_s) if self._step_s else elapsed
+            self.readings_per_s = self._amount / self._step_s
+            self.speed_measured = STEP_US / SECOND_US / self._step_s
 
     async def _publish(self, chunk: Sequence[Publication]) -> None:
         if chunk:
