@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -28,6 +29,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from underway import desk
+from underway.model import Role
 from underway.store.connect import connect
 from web.app import WebConfig, create_app
 
@@ -259,6 +261,58 @@ def test_operator_page_lost_connection_is_said(serve: Serve, browse: Callable[..
         browser.open(town.url)
         browser.until_text("#live", "live")
     browser.until_text("#lost", "Connection lost since", 20)
+
+
+def test_operator_page_conflicting_report_is_read_and_settled(serve: Serve, browse: Callable[..., Browser]) -> None:
+    with serve("on_site") as town:
+        found = town.conn.execute("SELECT order_id, version FROM work_order WHERE order_type = 'leak_repair'").fetchone()
+        assert found is not None
+        order_id, seen = found
+        browser = browse(1366, 768)
+        browser.open(town.url)
+        browser.click("[data-testid=demo-operator]")
+        now_at = web_town.NOW_AT
+        away = {"reason": "another fault is worse"}
+        desk.act_on_order(town.conn, order_id, "reschedule", "ada", Role.OPERATOR, uuid4(), body=away, now_at=now_at)
+        report = {"find_code": "leak_found", "note": "<b>found it</b>"}
+        desk.act_on_order(town.conn, order_id, "done", "crew/c1", Role.CREW, uuid4(), seen, body=report, now_at=now_at, crew_id="c1")
+        town.conn.commit()
+        browser.until_text("#reviews", "1 conflicting report: decide", 8)
+        browser.click("[data-testid=show-reviews]")
+        browser.until_text("[data-testid=reviews]", "was moved by ada")
+        assert "<b>found it</b>" in browser.text("[data-testid=reviews]")
+        browser.click("[data-testid=settle]")
+        browser.until(lambda: not browser.text("#reviews") and not browser.all("dialog[open]"), "nothing left to decide")
+        assert town.conn.execute("SELECT count(*) FROM review_item WHERE resolved_at IS NULL").fetchone() == (0,)
+        assert browser.problems() == []
+
+
+def test_operator_page_refusal_is_said_in_front_of_the_dialog(serve: Serve, browse: Callable[..., Browser]) -> None:
+    with serve("dispatched") as town:
+        browser = browse(1366, 768)
+        browser.open(town.url)
+        browser.click("[data-testid=demo-operator]")
+        browser.click("[data-focus=shelve]")
+        browser.one("#f-reason").send_keys("   ")
+        browser.click("dialog button.main")
+        browser.until_text("dialog [role=alert]", "reason")
+
+
+def test_crew_page_newer_link_finds_what_an_older_one_has_not_sent(serve: Serve, browse: Callable[..., Browser]) -> None:
+    with serve("dispatched") as town:
+        browser = browse(390, 844, phone=True)
+        browser.open(f"{town.url}/crew/{desk.crew_link(SECRET, 'c1', web_town.NOW_AT + timedelta(hours=3))}")
+        browser.until_text("[data-testid=state]", "New for you")
+        browser.driver.execute_cdp_cmd("Network.enable", {})
+        browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/actions"]})
+        browser.click("[data-event=accept]")
+        browser.until_text("[data-testid=queue]", "waiting to be sent")
+        browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+        browser.open(town.crew_url())
+        browser.until(
+            lambda: town.conn.execute("SELECT state FROM work_order WHERE order_type = 'leak_repair'").fetchone() == ("ACCEPTED",),
+            "what was pressed on the older link",
+        )
 
 
 def test_operator_page_order_shows_history_with_reasons(serve: Serve, browse: Callable[..., Browser]) -> None:

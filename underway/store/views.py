@@ -640,8 +640,9 @@ def change_marks(conn: Connection[Any]) -> dict[str, str]:
     with conn.cursor(row_factory=dict_row) as cur:
         cur.execute(
             """SELECT (SELECT concat_ws('/', count(*), sum(version), max(alarm_id)) FROM alarm WHERE closed_at IS NULL) AS alarms,
-                      (SELECT concat_ws('/', count(*), sum(version), max(order_id)) FROM work_order
-                       WHERE state NOT IN ('CLOSED', 'CANCELLED')) AS orders,
+                      (SELECT concat_ws('/', count(*), sum(version), max(order_id),
+                                        (SELECT concat_ws('/', count(*), max(review_id)) FROM review_item WHERE resolved_at IS NULL))
+                       FROM work_order WHERE state NOT IN ('CLOSED', 'CANCELLED')) AS orders,
                       (SELECT concat_ws('/', count(*), sum(version), max(incident_id)) FROM incident
                        WHERE resolved_at IS NULL) AS incidents,
                       (SELECT coalesce(max(seq), 0)::text FROM finding) AS findings,

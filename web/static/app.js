@@ -105,7 +105,8 @@ const may = (what) => Boolean(view.me?.may.includes(what));
 
 function note(message, bad = false) {
   const el = h("p", { className: `toast ${bad ? "bad" : ""}`, role: bad ? "alert" : "status" }, message);
-  document.body.append(el);
+  const dialog = $("dialog");
+  (bad && dialog.open ? dialog : document.body).append(el); // behind an open dialog nobody would see or hear it
   setTimeout(() => el.remove(), bad ? 9000 : 4000);
 }
 
@@ -116,7 +117,7 @@ async function act(path, body, said) {
     await refresh();
     return true;
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) location.assign("/login");
+    if (error instanceof ApiError && error.status === 401) location.assign(`/login${location.hash}`);
     else note(error.unmet?.length ? error.unmet.join("; ") : error.message, true);
     return false;
   }
@@ -133,6 +134,7 @@ function openDialog(title, content, wide = false) {
     content,
   );
   if (!dialog.open) dialog.showModal();
+  else (content.querySelector("input, select, textarea") || dialog.querySelector("button")).focus(); // what had the focus is gone
   return dialog;
 }
 
@@ -334,6 +336,7 @@ function evidence(a) {
   return [
     h("div", { className: "evidence-head" }, glyph(a.priority), h("div", {}, h("h3", {}, `${kind(a.alarm_type)}, ${where(a)}`), h("p", { className: "soft" }, `Since ${clock(a.occurred_at)}, detected ${clock(a.detected_at)}, ${(ALARM_STATE[a.state] || a.state).toLowerCase()}${a.acked_by ? ` by ${person(a.acked_by)}` : ""}`))),
     h("p", { className: "sentence" }, pretty(e.summary) || "This alarm carries no evidence sentence."),
+    a.evidence_stale_since && h("p", { className: "stale" }, "Stale: no data for ", since(a.evidence_stale_since), ". Silence is not recovery; take the alarm as true."),
     Number.isFinite(e.observed) &&
       h(
         "div",
@@ -367,6 +370,57 @@ function evidence(a) {
 
 const REPORT = [["find_code", "Found"], ["asset_id", "Where"], ["problem", "Problem"], ["cause", "Cause"], ["remedy", "Done"], ["note", "Note"]];
 const HISTORY_HEAD = ["When", "What", "Who", "Why"];
+
+/** Reports that came too late to be taken as they were: read them, then note that they are settled. */
+async function showReviews() {
+  let list;
+  try {
+    list = await call("/api/reviews");
+  } catch (error) {
+    note(error.message, true);
+    return;
+  }
+  const settle = async (r) => {
+    try {
+      await call(`/api/reviews/${r.review_id}/resolve`, { body: {} });
+    } catch (error) {
+      note(error.message, true);
+      return;
+    }
+    refresh();
+    if (list.length > 1) showReviews();
+    else $("dialog").close();
+  };
+  const said = (r) => REPORT.filter(([key]) => r.body[key]).map(([key, label]) => `${label}: ${key === "asset_id" ? view.names[r.body[key]] || r.body[key] : r.body[key]}`);
+  openDialog(
+    "Conflicting reports",
+    h(
+      "div",
+      { "data-testid": "reviews" },
+      h("p", { className: "soft" }, "Nothing was changed by them. Set right what has to be, then mark them as settled."),
+      h(
+        "ul",
+        { className: "cards" },
+        ...list.map((r) =>
+          h(
+            "li",
+            { className: "review" },
+            h("p", {}, h("strong", {}, `WO-${r.order_id}: ${ORDER_EVENT[r.event] || words(r.event)}`), ` by ${person(r.actor)}, ${clock(r.at)}`),
+            h("p", { className: "soft" }, r.problem),
+            said(r).length > 0 && h("p", {}, said(r).join("; ")),
+            h(
+              "p",
+              { className: "buttons" },
+              h("button", { type: "button", onclick: () => showOrder(r.order_id) }, `WO-${r.order_id}: history…`),
+              may("approve, assign and cancel orders") && h("button", { type: "button", className: "main", "data-testid": "settle", onclick: () => settle(r) }, "Settled"),
+            ),
+          ),
+        ),
+      ),
+    ),
+    true,
+  );
+}
 
 async function showOrder(id) {
   let d;
@@ -544,6 +598,8 @@ function render() {
   const orders = d.orders.filter((o, i) => OPEN(o) || i < 8);
   keyed($("order-list"), orders.map((o) => ({ ...o, _day: view.times.day.format(now()) })), (o) => o.order_id, orderCard);
   $("order-empty").hidden = orders.some(OPEN);
+  $("reviews").hidden = !d.counts.reviews_open;
+  once($("reviews"), d.counts.reviews_open, () => [d.counts.reviews_open > 0 && h("button", { type: "button", "data-testid": "show-reviews", "data-focus": "reviews", onclick: showReviews }, `${d.counts.reviews_open} conflicting ${d.counts.reviews_open === 1 ? "report" : "reports"}: decide…`)]);
   keyed($("feed"), d.events.filter((e) => e.subject !== "incident" || !BETWEEN.includes(e.to_state)), (e) => `${e.subject}${e.subject_id}.${e.seq}`, eventLine);
   $("feed-empty").hidden = d.events.length > 0;
   const chosen = d.alarms.find((a) => a.alarm_id === view.selected);
@@ -581,7 +637,7 @@ async function refresh() {
         drawChart();
       }
     } catch (error) {
-      if (error instanceof ApiError && (error.status === 401 || error.status === 403)) location.assign("/login");
+      if (error instanceof ApiError && (error.status === 401 || error.status === 403)) location.assign(`/login${location.hash}`);
       else lose(error);
     } finally {
       reading = null;
@@ -670,7 +726,7 @@ async function start() {
   try {
     await whoAmI();
   } catch {
-    location.assign("/login");
+    location.assign(`/login${location.hash}`);
     return;
   }
   const [net] = await Promise.all([call("/api/network"), refresh()]);

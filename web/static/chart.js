@@ -40,11 +40,15 @@ export class Chart {
     new ResizeObserver(() => this.draw()).observe(box);
     this.svg.addEventListener("pointermove", (e) => this.point(e.offsetX));
     this.svg.addEventListener("pointerleave", () => this.point(null));
-    this.svg.addEventListener("blur", () => this.point(null));
+    this.svg.addEventListener("blur", () => {
+      this.readout.setAttribute("aria-live", "off");
+      this.point(null);
+    });
     this.svg.addEventListener("keydown", (e) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -12, PageDown: 12 }[e.key];
       if (!step || !this.x) return;
       e.preventDefault();
+      this.readout.setAttribute("aria-live", "polite"); // whoever steps through it hears the values
       const last = this.series.at_ms.length - 1;
       this.index = Math.max(0, Math.min(last, (this.index ?? last) + step));
       this.cross();

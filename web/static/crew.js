@@ -1,11 +1,21 @@
 // The crew page: one order, one big button, and a queue that survives a bad network.
-import { $, ApiError, call, h, s, uuid } from "./dom.js";
+import { $, ApiError, call, h, once, s, uuid } from "./dom.js";
 import { glyph } from "./map.js";
 import { num, pretty, span, verified } from "./words.js";
 import { FORMS, LANGUAGES, dictionary } from "./crew-words.js";
 
 const token = decodeURIComponent(location.pathname.split("/")[2] || "");
-const mine = token ? token.slice(0, 24) : "session";
+/** Whose queue it is: the crew that the token names, so that a newer link of the same crew finds what an older one has not sent. */
+function crewOf(link) {
+  try {
+    const part = link.split(".")[0].replaceAll("-", "+").replaceAll("_", "/");
+    const [crew] = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (c) => c.charCodeAt(0))));
+    return `crew/${crew}`;
+  } catch {
+    return link.slice(0, 24);
+  }
+}
+const mine = token ? crewOf(token) : "session";
 const QUEUE = `underway-queue:${mine}`;
 const DAY = `underway-day:${mine}`;
 const LANGUAGE = "underway-language";
@@ -15,6 +25,7 @@ const SIDE = { DISPATCHED: ["decline"], ACCEPTED: ["arrive"], IN_PROGRESS: ["pau
 const POLL_MS = 3500;
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000, 30000];
 const QUEUE_MAX = 50;
+const APPLE = /iPhone|iPad|Macintosh/.test(navigator.userAgent); // knows no geo: links
 
 const page = { day: null, at: 0, moves: 0, online: true, expired: false, form: null, t: dictionary("en"), language: "en" };
 
@@ -241,7 +252,7 @@ function card(entry) {
     page.form?.order_id === o.order_id ? form(entry, page.form.event) : h("div", { className: "actions" }, ...buttons.map((event, i) => h("button", { type: "button", className: i === 0 ? "go" : "", disabled: !ok(event), "data-event": event, onclick: () => press(entry, event) }, t(`event.${event}`)))),
     page.form?.order_id !== o.order_id && [
       (travelling || working) && sketch(entry, page.day.surroundings),
-      at && travelling && h("a", { className: "button", href: `geo:${at[1]},${at[0]}?q=${at[1]},${at[0]}`, "data-testid": "navigate" }, t("navigate")),
+      at && travelling && h("a", { className: "button", href: APPLE ? `maps:?daddr=${at[1]},${at[0]}` : `geo:${at[1]},${at[0]}?q=${at[1]},${at[0]}`, "data-testid": "navigate" }, t("navigate")),
       entry.why && (travelling || working) && [h("h3", {}, t("why")), h("p", { className: "why" }, pretty(entry.why))],
       candidates.length > 0 && (travelling || working) && [h("h3", {}, t("candidates")), h("ul", { className: "places" }, ...candidates.map((c) => h("li", {}, h("span", {}, entry.places[c.asset_id]?.name || c.asset_id), h("span", {}, `${num(c.probability * 100, 2)} %`))))],
     ],
@@ -300,7 +311,8 @@ function render() {
   const { t, day } = page;
   $("link").textContent = page.online ? t("online") : `${t("asOf")} ${day ? hm(day.clock.now_at) : "–"}`;
   $("banner").hidden = page.online && !page.expired;
-  $("banner").textContent = page.expired ? t("expired") : t("offline");
+  const signIn = page.expired && !token; // somebody with an account and no link
+  once($("banner"), [page.expired, signIn, page.language], () => (signIn ? [h("a", { href: "/login" }, t("signIn"))] : [page.expired ? t("expired") : t("offline")]));
   $("queue").replaceChildren(
     ...queue.map((q) =>
       h(
