@@ -46,7 +46,7 @@ def test_settings_several_problems_are_all_reported_at_once() -> None:
 
 def test_settings_missing_needs_are_named_even_when_other_values_are_wrong_later() -> None:
     with pytest.raises(
-        SettingsError, match="3 problems: UNDERWAY_DATABASE_URL is not set .* UNDERWAY_MQTT_URL is not set .* UNDERWAY_SECRET_KEY"
+        SettingsError, match=r"3 problems: UNDERWAY_DATABASE_URL is not set .* UNDERWAY_MQTT_URL is not set .* UNDERWAY_SECRET_KEY"
     ):
         load_settings(NEEDS, {})
 
@@ -98,5 +98,5 @@ def test_settings_bad_file_says_what_and_where(tmp_path: Path, text: str, messag
 
 
 def test_settings_missing_file_says_so() -> None:
-    with pytest.raises(SettingsError, match="must name a readable TOML file, got '/nowhere.toml'"):
+    with pytest.raises(SettingsError, match=r"must name a readable TOML file, got '/nowhere\.toml'"):
         load_settings(environ={"UNDERWAY_CONFIG": "/nowhere.toml"})
