@@ -111,6 +111,7 @@ def _run_workorders(settings: Settings, clock: Clock, stop: threading.Event) -> 
         stop_event=stop,
         secret=settings.secret_key,
         base_url=settings.public_url,
+        ca_file=settings.mqtt_ca_file,
     )
 
 
