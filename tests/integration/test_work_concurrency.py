@@ -171,3 +171,28 @@ def test_desk_random_walk_keeps_rows_and_logs_equal(new_database: Callable[[], A
         assert world.count(f"SELECT count(*) FROM assignment a JOIN work_order w USING (order_id) WHERE {ended}") == 0
         orphans = "released_at IS NULL AND NOT EXISTS (SELECT FROM alarm a WHERE a.asset_id = hold.asset_id)"
         assert world.count(f"SELECT count(*) FROM hold WHERE {orphans}") == 0
+
+
+def test_tick_behind_many_open_orders_the_newest_has_its_turn_too(conn: psycopg.Connection[Any]) -> None:
+    world = World.build(conn)
+    many = work.LIST_MAX + 5
+    conn.execute(
+        "INSERT INTO incident (incident_id, site_id, zone_id, kind, title, state, aware_at)"
+        " SELECT n, 'town', 'z1', 'leak', 'Leak', 'OPEN', %s FROM generate_series(1, %s) n",
+        (DAY, many),
+    )
+    conn.execute(
+        "INSERT INTO work_order (site_id, incident_id, asset_id, zone_id, order_type, title, priority, state, required_skill, created_at, aware_at)"
+        " SELECT 'town', n, 'dma:z1', 'z1', 'leak_repair', 'Repair leak', 'high', 'APPROVED',"
+        " CASE WHEN n = %(last)s THEN 'leak_repair' ELSE 'diving' END, %(at)s, %(at)s FROM generate_series(1, %(last)s) n ORDER BY n",
+        {"last": many, "at": DAY},
+    )
+    conn.execute(
+        "INSERT INTO sla_clock (order_id, name, state, started_at, due_at) SELECT order_id, 'on_site', 'RUNNING', %s, %s FROM work_order",
+        (DAY, DAY + timedelta(minutes=1)),
+    )
+    desk.tick(conn, DAY + timedelta(minutes=2), memory=world.memory)
+    newest = conn.execute("SELECT state FROM work_order ORDER BY order_id DESC LIMIT 1").fetchone()
+    assert newest == ("DISPATCHED",)
+    late = conn.execute("SELECT count(*) FROM sla_clock WHERE state = 'BREACHED'").fetchone()
+    assert late == (many,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ EVALUATE_EVERY = timedelta(minutes=2)
 PROGRESS_EVERY = timedelta(minutes=30)
 WATCH_EVERY = timedelta(minutes=5)
 SHELVES_A_TICK = 20
+TIMED_STATES = (OrderState.APPROVED, OrderState.SCHEDULED, OrderState.DISPATCHED, OrderState.VERIFYING)
+"""States of an order in which time alone can move it."""
 
 T = TypeVar("T")
 
@@ -84,14 +86,21 @@ class _Tick:
         self._each("delay", work.due_delays(self.conn, self.site_id, self.now_at), self._delay)
         due = [a for a in work.shelved_alarms(self.conn, self.site_id, self.now_at) if self._shelf_over(a.alarm_id, a.shelved_until)]
         self._each("shelf", [a.alarm_id for a in due[:SHELVES_A_TICK]], self._shelf)
-        orders = work.orders_in(self.conn, self.site_id, [s for s in OrderState if s not in (OrderState.CLOSED, OrderState.CANCELLED)])
         by_state: dict[OrderState, list[int]] = {}
-        for order in orders:
+        for order in self._all(lambda after: work.orders_in(self.conn, self.site_id, TIMED_STATES, after), lambda order: order.order_id):
             by_state.setdefault(order.state, []).append(order.order_id)
         self._each("no_receipt", by_state.get(OrderState.DISPATCHED, []), self._no_receipt)
         self._each("dispatch", [*by_state.get(OrderState.APPROVED, []), *by_state.get(OrderState.SCHEDULED, [])], self._dispatch)
         self._each("verification", [o for o in by_state.get(OrderState.VERIFYING, []) if self._evaluate_now(o)], self._verify)
-        self._each("sla", sorted({c.order_id for c in work.running_clocks(self.conn, self.site_id)}), self._sla)
+        running = self._all(lambda after: work.orders_with_running_clocks(self.conn, self.site_id, after), lambda order_id: order_id)
+        self._each("sla", list(running), self._sla)
+
+    def _all(self, page: Callable[[int], Sequence[T]], key: Callable[[T], int]) -> Iterator[T]:
+        """Go through everything that there is, a page at a time: however many stand before it, the newest has its turn too."""
+        after = 0
+        while found := page(after):
+            yield from found
+            after = key(found[-1])
 
     def _each(self, what: str, subjects: Iterable[T], act: Callable[[Desk, T], bool]) -> None:
         for subject in subjects:
@@ -122,7 +131,8 @@ class _Tick:
         if last is not None and timedelta(0) <= self.now_at - last < WATCH_EVERY:
             return  # a clock that was set back makes us look
         self.memory.watched_at[self.site_id] = self.now_at
-        self._each("watch", [a.alarm_id for a in work.live_alarms(self.conn, self.site_id)], self._watch_one)
+        live = self._all(lambda after: work.live_alarms(self.conn, self.site_id, after), lambda alarm: alarm.alarm_id)
+        self._each("watch", [alarm.alarm_id for alarm in live], self._watch_one)
 
     def _watch_one(self, desk: Desk, alarm_id: int) -> bool:
         alarm = work.load_alarm(desk.conn, alarm_id, lock=True)

@@ -357,15 +357,15 @@ def clocks_of(conn: Connection[Any], order_id: int) -> tuple[SlaClock, ...]:
         return tuple(_clock(r) for r in cursor.execute("SELECT * FROM sla_clock WHERE order_id = %s ORDER BY name", (order_id,)).fetchall())
 
 
-def running_clocks(conn: Connection[Any], site_id: str) -> tuple[SlaClock, ...]:
-    """Return the running clocks of the open orders of a site."""
-    with conn.cursor(row_factory=dict_row) as cursor:
+def orders_with_running_clocks(conn: Connection[Any], site_id: str, after_id: int = 0) -> tuple[int, ...]:
+    """Return the ids of at most `LIST_MAX` open orders of a site with a running clock and a greater id than `after_id`, ascending."""
+    with conn.cursor(row_factory=scalar_row) as cursor:
         rows = cursor.execute(
-            "SELECT k.* FROM sla_clock k JOIN work_order w USING (order_id) WHERE w.site_id = %s AND k.state = 'RUNNING'"
-            " AND w.state NOT IN ('CLOSED', 'CANCELLED') ORDER BY k.order_id, k.name LIMIT %s",
-            (site_id, LIST_MAX),
+            "SELECT order_id FROM work_order w WHERE site_id = %s AND order_id > %s AND state NOT IN ('CLOSED', 'CANCELLED')"
+            " AND EXISTS (SELECT FROM sla_clock k WHERE k.order_id = w.order_id AND k.state = 'RUNNING') ORDER BY order_id LIMIT %s",
+            (site_id, after_id, LIST_MAX),
         ).fetchall()
-    return tuple(_clock(row) for row in rows)
+    return tuple(rows)
 
 
 # places and crews -----------------------------------------------------------------------------------------------------------------------
@@ -627,9 +627,9 @@ def newest_signal_at(conn: Connection[Any], asset_id: str, zone_id: str | None) 
 # what a timer looks for -----------------------------------------------------------------------------------------------------------------
 
 
-def live_alarms(conn: Connection[Any], site_id: str) -> tuple[Alarm, ...]:
-    """Return the live alarms of a site."""
-    return _many(conn, Alarm, "site_id = %s AND closed_at IS NULL", (site_id,), 1000)
+def live_alarms(conn: Connection[Any], site_id: str, after_id: int = 0) -> tuple[Alarm, ...]:
+    """Return at most `LIST_MAX` live alarms of a site with a greater id than `after_id`, oldest first."""
+    return _many(conn, Alarm, "site_id = %s AND closed_at IS NULL AND alarm_id > %s", (site_id, after_id))
 
 
 def shelved_alarms(conn: Connection[Any], site_id: str, now_at: datetime) -> tuple[Alarm, ...]:
@@ -637,9 +637,9 @@ def shelved_alarms(conn: Connection[Any], site_id: str, now_at: datetime) -> tup
     return _many(conn, Alarm, "site_id = %s AND closed_at IS NULL AND suppression = 'shelved' AND shelved_until <= %s", (site_id, now_at))
 
 
-def orders_in(conn: Connection[Any], site_id: str, states: Sequence[str]) -> tuple[WorkOrder, ...]:
-    """Return the orders of a site in some states, oldest first."""
-    return _many(conn, WorkOrder, "site_id = %s AND state = ANY(%s)", (site_id, list(states)))
+def orders_in(conn: Connection[Any], site_id: str, states: Sequence[str], after_id: int = 0) -> tuple[WorkOrder, ...]:
+    """Return at most `LIST_MAX` orders of a site in some states with a greater id than `after_id`, oldest first."""
+    return _many(conn, WorkOrder, "site_id = %s AND state = ANY(%s) AND order_id > %s", (site_id, list(states), after_id))
 
 
 def last_event(conn: Connection[Any], kind: Kind, subject_id: int, names: Sequence[str]) -> LifecycleEvent | None:
