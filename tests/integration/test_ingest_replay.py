@@ -15,6 +15,7 @@ import pytest
 from detectors.bank import Bank
 from ingest.batcher import BatchLimits
 from ingest.mqtt import Message
+from underway.app import pipeline as pipeline_module
 from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, Writer
 from underway.model import (
     HOUR_US,
@@ -23,6 +24,8 @@ from underway.model import (
     AssetClass,
     Channel,
     Device,
+    Fault,
+    FaultReason,
     Hold,
     Quantity,
     Registry,
@@ -35,7 +38,7 @@ from underway.model import (
 )
 from underway.store.connect import connect
 from underway.store.registry import load_registry, save_registry
-from underway.store.telemetry import replay_after
+from underway.store.telemetry import QuarantineEntry, replay_after
 
 pytestmark = pytest.mark.integration
 
@@ -230,3 +233,29 @@ def test_pipeline_hold_told_between_batches_is_replayed_at_its_batch(database_ur
     again.turn()
     assert RecordingBank.told[:1] == live
     store.close()
+
+
+def test_store_quarantine_keeps_a_bounded_number_of_rows(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "QUARANTINE_ROWS_MAX", 5)
+    monkeypatch.setattr(pipeline_module, "QUARANTINE_PRUNE_EVERY", 10)
+    store = PostgresStore(database_url, None, os.getpid(), NOW_AT)
+    store.open()
+    fault = Fault(FaultReason.PAYLOAD_NOT_JSON, "a payload must be JSON")
+    for number in range(40):
+        with store.transaction() as tx:
+            tx.save_quarantine([QuarantineEntry(NOW_AT, "native", "uw/town/pr-1/telemetry", b"%d" % number, fault)])
+    store.close()
+    with connect(database_url) as conn:
+        (rows,) = conn.execute("SELECT count(*) FROM quarantine").fetchone() or (0,)
+    assert 5 <= rows < 5 + 10
+
+
+def test_store_registry_that_does_not_know_the_site_says_so_once(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(database_url) as conn:
+        save_registry(conn, small_town())
+    store = PostgresStore(database_url, "twon", os.getpid(), NOW_AT)
+    store.open()
+    assert store.registry() is None
+    assert store.registry() is None
+    store.close()
+    assert caplog.messages == ["waiting for a site: no site 'twon' is registered; registered: 'town'"]

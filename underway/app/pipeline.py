@@ -52,6 +52,8 @@ from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
 log = logging.getLogger("underway.pipeline")
 
 SERVICE = "ingest"
+QUARANTINE_ROWS_MAX = 200_000
+QUARANTINE_PRUNE_EVERY = 1_000
 TICK_LOOK_S = 0.02
 
 
@@ -192,6 +194,8 @@ class PostgresStore:
         self._conn: psycopg.Connection[Any] | None = None
         self._signals = SignalIds()
         self._changed = False
+        self._unpruned = QUARANTINE_PRUNE_EVERY
+        self._waiting_for = ""
 
     def open(self) -> None:
         """Connect, if not connected."""
@@ -228,7 +232,9 @@ class PostgresStore:
                     registry = registry_store.load_registry(self._live, self._site_id)
                     return registry, registry_store.load_leak_signatures(self._live, registry.site.site_id)
             except OperatorError as error:
-                log.debug("waiting for a site: %s", error)
+                if str(error) != self._waiting_for:
+                    log.warning("waiting for a site: %s", error)
+                    self._waiting_for = str(error)
                 return None
             except psycopg.errors.UndefinedTable as error:
                 raise OperatorError("the database must have the tables of underway, got one without; run 'underway db migrate'") from error
@@ -254,7 +260,12 @@ class PostgresStore:
     def transaction(self) -> Iterator[Writer]:
         """Begin; commit at the end of the block, roll back when it raises."""
         with store_errors("store a batch"), self._live.transaction():
-            yield _PostgresWriter(self._live, self._signals)
+            writer = _PostgresWriter(self._live, self._signals)
+            yield writer
+            self._unpruned += writer.quarantined
+            if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
+                telemetry.prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
+                self._unpruned = 0
 
     def write_status(self, facts: Mapping[str, Any]) -> None:
         """Say how it goes."""
@@ -262,10 +273,11 @@ class PostgresStore:
             write_status(self._live, SERVICE, self._pid, self._started_at, facts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _PostgresWriter:
     conn: psycopg.Connection[Any]
     signals: SignalIds
+    quarantined: int = 0
 
     def next_batch_id(self) -> int:
         return copy.next_batch_id(self.conn)
@@ -288,7 +300,7 @@ class _PostgresWriter:
         return fresh
 
     def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
-        telemetry.save_quarantine(self.conn, entries)
+        self.quarantined += telemetry.save_quarantine(self.conn, entries)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         telemetry.save_checkpoint(self.conn, checkpoint)
