@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -275,4 +276,10 @@ def main() -> None:
         app()
     except (OperatorError, StoreUnavailable) as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction) as error:
+        said = error.diag.message_primary or str(error)
+        typer.echo(
+            f"OperatorError: the database must have the tables of this version of underway ({said}); run 'underway db migrate'", err=True
+        )
         sys.exit(2)

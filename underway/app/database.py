@@ -16,7 +16,13 @@ def migrate_database() -> dict[str, Any]:
     url = load_settings(("database_url",)).database_url
     with connect(url, application_name="underway-migrate") as conn:
         report = migrate(conn, datetime.now(UTC))
-        return {"database": redact_url(url), "applied": list(report.applied), "features": detect(conn).table()}
+        return {
+            "database": redact_url(url),
+            "applied": list(report.applied),
+            "turned on": list(report.timescale.done),
+            "problems": list(report.timescale.problems),
+            "features": detect(conn).table(),
+        }
 
 
 def database_status() -> dict[str, Any]:
@@ -28,5 +34,6 @@ def database_status() -> dict[str, Any]:
             "database": redact_url(url),
             "applied": list(report.applied),
             "pending": list(report.pending),
+            "problems": list(report.problems),
             "features": detect(conn).table(),
         }

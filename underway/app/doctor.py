@@ -65,6 +65,7 @@ def _database(settings: Settings, problems: list[str]) -> dict[str, dict[str, An
                 problems.append(
                     f"{len(report.pending)} migrations are not applied ({', '.join(report.pending)}): run 'underway db migrate'"
                 )
+            problems += [f"the database does not fit this version of underway: {problem}" for problem in report.problems]
             row = conn.execute("SELECT clock_timestamp()").fetchone()
             assert row is not None
             offset_s = (row[0] - datetime.now(UTC)).total_seconds()
