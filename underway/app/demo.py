@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,10 +77,9 @@ def run_demo(options: DemoOptions) -> int:
     OperatorError
         When the port is taken, the broker asked for is not there, or a service cannot stay up.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     console = Console(stderr=True)
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
+    with _signals() as finish_undisturbed, contextlib.ExitStack() as stack:
         folder = stack.enter_context(_working_folder(options.folder))
         port = _free_port() if options.port == 0 else _require_port(options.port)
         say = _Teller(console, quiet=options.json_output)
@@ -101,6 +100,8 @@ def run_demo(options: DemoOptions) -> int:
         except KeyboardInterrupt:
             say("stopping")
             return 130 if options.until else 0
+        finally:
+            finish_undisturbed()
 
 
 class _Demo:
@@ -347,5 +348,28 @@ def _require_port(port: int) -> int:
     return port
 
 
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and a closed terminal end the demo as Ctrl-C does; yield what makes it deaf to all three while it puts things away."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def finish_undisturbed() -> None:
+        for number in before:
+            signal.signal(number, _nothing)
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if before[signal.SIGHUP] is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        yield finish_undisturbed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _nothing(*_: object) -> None:
+    pass
