@@ -7,10 +7,10 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
+from ingest.mqtt import BrokerAddress
 from underway.model import StoreUnavailable
 
 IN_FLIGHT_MAX = 200
@@ -55,10 +55,15 @@ class TownLink:
         Topic filters whose messages go to ``inbox``.
     attempts : int
         How many reconnects in a row before giving up.
+
+    Raises
+    ------
+    SettingsError
+        When `mqtt_url` is not of that form.
     """
 
     def __init__(self, mqtt_url: str, subscriptions: Sequence[str] = (), attempts: int = 30) -> None:
-        self._url = urlsplit(mqtt_url)
+        self._address = BrokerAddress.parse(mqtt_url)
         self._subscriptions = tuple(subscriptions)
         self._attempts = attempts
         self._client: aiomqtt.Client | None = None
@@ -104,11 +109,11 @@ class TownLink:
         problem = ""
         for attempt in range(self._attempts):
             client = aiomqtt.Client(
-                self._url.hostname or "127.0.0.1",
-                self._url.port or (8883 if self._url.scheme == "mqtts" else 1883),
-                username=unquote(self._url.username) if self._url.username else None,
-                password=unquote(self._url.password) if self._url.password else None,
-                tls_context=ssl.create_default_context() if self._url.scheme == "mqtts" else None,
+                self._address.host,
+                self._address.port,
+                username=self._address.username,
+                password=self._address.password,
+                tls_context=ssl.create_default_context() if self._address.tls else None,
                 max_inflight_messages=IN_FLIGHT_MAX,
                 max_concurrent_outgoing_calls=IN_FLIGHT_MAX + 8,
                 keepalive=60,
@@ -125,7 +130,7 @@ class TownLink:
             self._client = client
             self._listener = asyncio.create_task(self._listen(client))
             return
-        raise StoreUnavailable(f"the broker at {self._url.hostname}:{self._url.port} must accept connections, got: {problem}")
+        raise StoreUnavailable(f"the broker at {self._address!r} must accept connections, got: {problem}")
 
     async def _listen(self, client: aiomqtt.Client) -> None:
         try:

@@ -31,7 +31,7 @@ class Settings(BaseModel):
     mqtt_url: str = Field(default="", description="broker, mqtt://user:password@host:1883 or mqtts://...:8883")
     secret_key: str = Field(default="", description="signs sessions and crew links; at least 32 random characters")
     clock: Literal["system", "town"] = Field(default="system", description="'town' follows the clock of a simulated town")
-    site_id: str = Field(default="", description="serve one site only; empty: all sites")
+    site_id: str = Field(default="", description="the site that ingest serves; empty: the only one that is registered")
     web_host: str = Field(default="127.0.0.1", description="address that the web server binds")
     web_port: int = Field(default=8080, ge=1, le=65535, description="port that the web server binds")
     base_url: str = Field(default="", description="how people reach the web server; empty: http://<host>:<port>")
@@ -61,8 +61,14 @@ class Settings(BaseModel):
 
 
 def _checked_url(url: str, schemes: tuple[str, ...], example: str) -> str:
-    if url and urlsplit(url).scheme not in schemes:
-        raise ValueError(f"must look like {example}")
+    if url:
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in schemes and parts.port != 0
+        except ValueError:  # a port that is none, a bracket that does not close; its message may quote a password
+            fits = False
+        if not fits:
+            raise ValueError(f"must look like {example}")
     return url
 
 
@@ -100,7 +106,9 @@ def load_settings(needs: tuple[str, ...] = (), environ: Mapping[str, str] | None
             field = str(detail["loc"][0])
             shown = "" if field in ("secret_key", "database_url", "mqtt_url") else f", got {detail['input']!r}"
             problems.append(f"{PREFIX}{field.upper()}: {_plain(detail['msg'])}{shown}")
-        raise SettingsError(problems) from None
+            del values[field]
+        settings = Settings.model_validate(values)
+        needs = tuple(name for name in needs if name not in {str(detail["loc"][0]) for detail in error.errors()})
     problems += [f"{PREFIX}{name.upper()} is not set ({names[name].description})" for name in needs if not getattr(settings, name)]
     problems += _unsafe(settings, needs)
     if problems:

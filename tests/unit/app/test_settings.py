@@ -38,9 +38,10 @@ def test_settings_several_problems_are_all_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(("database_url",), {"UNDERWAY_BATCH_AGE_S": "0", "UNDERWAY_MQTT_ULR": "x", "UNDERWAY_MQTT_URL": "http://x"})
     assert str(caught.value) == (
-        "3 problems: UNDERWAY_MQTT_ULR is not a setting; nearest known: UNDERWAY_MQTT_URL; "
+        "4 problems: UNDERWAY_MQTT_ULR is not a setting; nearest known: UNDERWAY_MQTT_URL; "
         "UNDERWAY_MQTT_URL: must look like mqtt://host:1883 or mqtts://host:8883; "
-        "UNDERWAY_BATCH_AGE_S: input should be greater than or equal to 0.005, got '0'"
+        "UNDERWAY_BATCH_AGE_S: input should be greater than or equal to 0.005, got '0'; "
+        "UNDERWAY_DATABASE_URL is not set (PostgreSQL or TimescaleDB, postgresql://user:password@host/database)"
     )
 
 
