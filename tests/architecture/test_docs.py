@@ -284,7 +284,9 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 def test_no_file_names_a_registry_host() -> None:
     """Where packages come from is a matter of the machine that installs them."""
-    hosts = re.compile(r"--(?:extra-)?index-url\s+http|https?://\S+/(?:simple|packages)/|/simple/?\s*$|https?://\S+\.(?:whl|tgz|tar\.gz)\b", re.M)
+    hosts = re.compile(
+        r"--(?:extra-)?index-url\s+http|https?://\S+/(?:simple|packages)/|/simple/?\s*$|https?://\S+\.(?:whl|tgz|tar\.gz)\b", re.M
+    )
     assert [f"{name}: {found.group(0)}" for name, text in readable() for found in hosts.finditer(text)] == []
 
 
