@@ -107,7 +107,10 @@ def test_demo_failed_repair_fails_verification_goes_back_and_passes_after_rework
     assert path.count("DONE") >= 2
     first_done, last_done = path.index("DONE"), len(path) - 1 - path[::-1].index("DONE")
     assert first_done < last_done < path.index("CLOSED")
-    assert any("FAIL" in t["reason"].upper() for t in order["transitions"])
+    assert [(t["event"], t["reason"]) for t in order["transitions"] if t["event"] in ("fail", "pass")] == [
+        ("fail", "not_fixed"),
+        ("pass", "verified"),
+    ]
 
 
 def test_demo_timeout_ends_with_exit_code_1_and_a_result(tmp_path: Path) -> None:

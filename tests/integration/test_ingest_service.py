@@ -173,6 +173,23 @@ def test_ingest_killed_in_the_middle_stores_each_published_reading_once(database
     assert one(database_url, "SELECT facts->>'state' FROM service_status") == "stopped"
 
 
+def test_ingest_second_process_stands_by_and_takes_over(database_url: str, broker: Broker, publisher: Publisher) -> None:
+    register(database_url, 1)
+    with ingest(database_url, broker) as first:
+        wait_until(lambda: is_ready(database_url, first.pid), what="for the first process")
+        with ingest(database_url, broker) as second:
+            for minute in range(30, 20, -1):
+                publisher.send("pr-0", {"at": ms(NOW_AT - timedelta(minutes=minute)), "values": {"pressure": 300.0}})
+            wait_until(lambda: one(database_url, "SELECT count(*) FROM reading") == 10)
+            assert facts(database_url, second.pid) == {}
+            assert is_ready(database_url, first.pid)
+            first.kill()
+            first.wait()
+            wait_until(lambda: is_ready(database_url, second.pid), what="for the second process to take over")
+            publisher.send("pr-0", {"at": ms(NOW_AT), "values": {"pressure": 301.0}})
+            wait_until(lambda: one(database_url, "SELECT count(*) FROM reading") == 11)
+
+
 def test_ingest_poison_and_strangers_cost_one_message_each(database_url: str, broker: Broker, publisher: Publisher) -> None:
     register(database_url, 2)
     with ingest(database_url, broker) as process:

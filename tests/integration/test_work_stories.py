@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +29,7 @@ from underway.model import (
 )
 from underway.store import work
 from underway.store.connect import connect
+from workorders.alarm_types import load_policy
 from workorders.alarms import state_of
 
 pytestmark = pytest.mark.integration
@@ -226,6 +228,16 @@ def test_story_historical_finding_is_dated_and_pages_nobody(world: World) -> Non
     assert [t.taken for t in world.take()] == [desk.Taken.DATED_ONLY]
     for table, rows in (("alarm", 0), ("work_order", 0), ("notification", 0), ("hold", 0), ("retro_alarm", 1)):
         assert world.count(f"SELECT count(*) FROM {table}") == rows, table
+
+
+def test_story_finding_that_breaks_a_decision_costs_that_finding(world: World) -> None:
+    policy = load_policy()
+    broken = replace(policy, alarms={kind: rules for kind, rules in policy.alarms.items() if kind != FindingKind.METER_STUCK})
+    world.finding(FindingKind.METER_STUCK, asset_id="rs-1", zone_id="r1")
+    world.finding(FindingKind.BRIDGE_FREQUENCY_SHIFT, asset_id="br-1", zone_id="r1")
+    taken = desk.take_new_findings(world.conn, world.now_at, policy=broken)
+    assert [outcome.taken for _, outcome in taken] == ["set_aside", "moved"]
+    assert world.take() == []
 
 
 def test_story_silence_marks_the_alarm_and_never_clears_it(world: World) -> None:

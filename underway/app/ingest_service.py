@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import UTC, datetime
 from threading import Event
@@ -10,10 +11,13 @@ from detectors.bank import Bank
 from ingest.batcher import BatchLimits
 from ingest.dialects import DIALECTS
 from ingest.mqtt import PahoSource
-from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore
-from underway.model import Clock, to_us
+from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, StandingBy
+from underway.model import Clock, StoreUnavailable, to_us
 
 CLIENT_ID = "underway-ingest"
+STAND_BY_S = 0.5
+
+log = logging.getLogger("underway.ingest")
 
 
 def run(
@@ -64,7 +68,9 @@ def run(
     InternalError
         When messages cannot be taken for a reason that lies with us.
     """
-    site = site_id or None
+    store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC))
+    if not _stand_by(store, stop_event):
+        return
     source = PahoSource(
         mqtt_url,
         client_id,
@@ -74,8 +80,25 @@ def run(
         ca_file=ca_file,
     )
     try:
-        store = PostgresStore(database_url, site, os.getpid(), datetime.now(UTC))
         settings = PipelineSettings(limits=BatchLimits(count_max=batch_count, age_s_max=batch_age_s), checkpoint_s=checkpoint_s)
         Pipeline(source, store, Bank, clock, settings).run(stop_event)
     finally:
         source.close()
+
+
+def _stand_by(store: PostgresStore, stop_event: Event) -> bool:
+    """Wait while another ingest serves the site, before its session at the broker is taken from it; False when told to stop meanwhile."""
+    told = False
+    while not stop_event.is_set():
+        try:
+            store.open()
+        except StandingBy as error:
+            if not told:
+                log.warning("%s", error)
+            told = True
+            stop_event.wait(STAND_BY_S)
+            continue
+        except StoreUnavailable:
+            return True  # the pipeline waits for the store, and the broker keeps what comes meanwhile
+        return True
+    return False

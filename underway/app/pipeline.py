@@ -46,7 +46,7 @@ from underway.store import copy, telemetry
 from underway.store import registry as registry_store
 from underway.store.connect import connect, store_errors
 from underway.store.copy import SignalIds
-from underway.store.status import listen_registry, take_notices, write_status
+from underway.store.status import alone, listen_registry, take_notices, write_status
 from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
 
 log = logging.getLogger("underway.pipeline")
@@ -175,6 +175,10 @@ class Store(Protocol):
         ...
 
 
+class StandingBy(StoreUnavailable):
+    """Another process does this work; it is taken over when that one is gone."""
+
+
 class PostgresStore:
     """The store of `underway.store`, on one connection that is opened again after it was lost.
 
@@ -202,7 +206,11 @@ class PostgresStore:
         if self._conn is not None and not self._conn.closed:
             return
         with store_errors("connect"):
-            self._conn = connect(self._url, application_name="underway-ingest")
+            conn = connect(self._url, application_name="underway-ingest")
+            if not alone(conn, f"{SERVICE} {self._site_id or '*'}"):
+                conn.close()
+                raise StandingBy(f"another ingest process serves site {self._site_id or '(the only one)'}: this one stands by")
+            self._conn = conn
             self._signals = SignalIds()
             # what happened while nobody listened is not known
             self._changed = True
@@ -325,6 +333,8 @@ class PipelineSettings:
         The same when what came last was history: more of it may be on its way.
     registry_look_s, unknown_look_s : float
         The registry is read again at most so often after news of a change, and for the sake of an unknown device without news.
+    aside_s : float
+        What was set aside is acknowledged when another message went through, or when nothing came for so long.
     poison_max : int
         So many messages in a row that neither store nor detectors can take end the process: then the fault is ours.
     """
@@ -342,6 +352,7 @@ class PipelineSettings:
     unknown_look_s: float = 5.0
     backoff_s_min: float = 0.1
     backoff_s_max: float = 10.0
+    aside_s: float = 5.0
     poison_max: int = 10
 
 
@@ -458,6 +469,7 @@ class Pipeline:
         self._since_batches = 0
         self._since_readings = 0
         self._poison_in_a_row = 0
+        self._aside: list[Message] = []
 
     # the loop -----------------------------------------------------------------------------------------------------------------------
 
@@ -505,6 +517,8 @@ class Pipeline:
         if self._batcher.decide(now_s).is_take:
             self._todo.append(self._batcher.take())
             self._work_off()
+        elif self._aside and now_s - self._last_message_s >= self.settings.aside_s:
+            self._let_go()
         self._keep_house(now_s)
 
     def lose_store(self, error: Exception) -> None:
@@ -586,7 +600,6 @@ class Pipeline:
             messages = self._todo[0]
             try:
                 self._commit(messages)
-                self._poison_in_a_row = 0
             except StoreUnavailable:
                 raise
             except Exception as error:
@@ -599,7 +612,13 @@ class Pipeline:
                     self._todo.appendleft(messages[:half])
                     continue
                 self._set_aside(messages[0], error)
-            self._source.acknowledge(messages)
+                self._aside.append(messages[0])
+                self._todo.popleft()
+                continue
+            # what was set aside is acknowledged only now that another message went through: when nothing does, the fault is not theirs
+            self._source.acknowledge([*self._aside, *messages])
+            self._aside.clear()
+            self._poison_in_a_row = 0
             self._todo.popleft()
 
     def _commit(self, messages: list[Message]) -> None:
@@ -667,6 +686,19 @@ class Pipeline:
         if len(output.expectations):
             tx.save_expectations(output.expectations)
         return tx.save_findings(output.findings, batch_id, recorded_at) if output.findings else ()
+
+    def _let_go(self) -> None:
+        """Acknowledge what was set aside though nothing came after it: a broker may send nothing more before it is told.
+
+        Raises
+        ------
+        InternalError
+            When so many were set aside in a row that the fault must be ours: nothing is acknowledged then.
+        """
+        if self._poison_in_a_row >= self.settings.poison_max:
+            raise InternalError(f"{self._poison_in_a_row} messages in a row cannot be taken and no other one comes; none of them was acknowledged")
+        self._source.acknowledge(self._aside)
+        self._aside.clear()
 
     def _set_aside(self, message: Message, error: Exception) -> None:
         """Quarantine one message that neither store nor detectors can take."""

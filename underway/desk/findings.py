@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -22,6 +23,7 @@ from underway.model import (
     from_us,
 )
 from underway.store import telemetry, work
+from underway.store.connect import NOT_THE_DATA
 from underway.store.telemetry import evidence_to_json
 from workorders import policy as rules
 from workorders.alarm_types import Policy
@@ -30,6 +32,8 @@ from workorders.orders import OrderEvent
 from workorders.policy import Route
 
 READER = "workorders"
+
+log = logging.getLogger("underway.desk")
 
 
 class Taken(StrEnum):
@@ -41,6 +45,7 @@ class Taken(StrEnum):
     IGNORED = "ignored"
     REFUSED = "refused"
     NO_SITE = "no_site"
+    SET_ASIDE = "set_aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ def take_new_findings(
 ) -> tuple[tuple[Finding, TakenFinding], ...]:
     """Take what the detectors wrote since last time, in order; each finding and the cursor behind it are one transaction.
 
+    A finding that breaks a decision of ours costs that finding: it is logged, stays in its table, and the next one is taken.
+
     Returns
     -------
     tuple
@@ -84,7 +91,15 @@ def take_new_findings(
         with conn.transaction():
             if work.cursor_position(conn, READER, lock=True) >= seq:
                 continue  # another worker was faster
-            taken.append((finding, take_finding(conn, finding, now_at, policy=policy)))
+            try:
+                with conn.transaction():
+                    outcome = take_finding(conn, finding, now_at, policy=policy)
+            except NOT_THE_DATA:
+                raise  # the store is away: nothing against the finding
+            except Exception as error:
+                log.exception("finding %s (%s of %s) cannot be taken and is set aside", finding.finding_id, finding.kind, finding.asset_id)
+                outcome = TakenFinding(Taken.SET_ASIDE, f"{type(error).__name__}: {error}")
+            taken.append((finding, outcome))
             work.move_cursor(conn, READER, seq)
     return tuple(taken)
 

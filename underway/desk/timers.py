@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from underway.model import (
     VerificationOutcome,
 )
 from underway.store import work
+from underway.store.connect import NOT_THE_DATA
 from workorders import alarms, sla
 from workorders.alarm_types import OrderPolicy, Policy
 from workorders.alarms import AlarmEvent, AlarmReason
@@ -39,17 +41,22 @@ TIMED_STATES = (OrderState.APPROVED, OrderState.SCHEDULED, OrderState.DISPATCHED
 T = TypeVar("T")
 
 
+log = logging.getLogger("underway.desk")
+BROKEN_MAX = 1_000
+
+
 @dataclass(slots=True)
 class Memory:
     """What the loop remembers between ticks so that idle ticks are cheap; losing it costs nothing but a look."""
 
     evaluated_at: dict[int, datetime] = field(default_factory=dict)
     watched_at: dict[str, datetime] = field(default_factory=dict)
+    broken: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class TickReport:
-    """How often each timer did something; ``refused`` are moves that a table did not allow when their turn came."""
+    """How often each timer did something; ``refused`` are moves that a table did not allow when their turn came, ``broken`` faults of ours."""
 
     counts: Mapping[str, int]
 
@@ -109,6 +116,14 @@ class _Tick:
                     self.counts[what] += act(desk, subject)
             except (GuardError, IllegalTransitionError):
                 self.counts["refused"] += 1  # somebody moved it between our look and our lock; the next tick looks again
+            except NOT_THE_DATA:
+                raise
+            except Exception:
+                # one row that breaks us must not keep the others from being looked at; it is looked at again in the next tick
+                self.counts["broken"] += 1
+                if (what, str(subject)) not in self.memory.broken and len(self.memory.broken) < BROKEN_MAX:
+                    self.memory.broken.add((what, str(subject)))
+                    log.exception("%s of %s cannot be looked at", what, subject)
 
     # -- alarms --------------------------------------------------------------------------------------------------------------
 

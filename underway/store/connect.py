@@ -14,6 +14,14 @@ from underway.model import OperatorError, StoreUnavailable
 
 STATEMENT_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5
+NOT_THE_DATA = (
+    psycopg.OperationalError,
+    psycopg.ProgrammingError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    psycopg.NotSupportedError,
+)
+"""Errors of a statement that say nothing against the values in it: trying again later may help, giving the values up does not."""
 _IN_AUTHORITY = re.compile(r"(://[^:/@\s]*:)\S*@")
 _IN_KEYWORD = re.compile(r"(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)")
 
@@ -43,11 +51,12 @@ def store_errors(what: str) -> Iterator[None]:
     Raises
     ------
     StoreUnavailable
-        For every ``psycopg.OperationalError`` (connection lost, deadlock, timeout, disk full): the work was rolled back and may be tried again.
+        For every error that is the server's state and not what was written (connection lost, deadlock, timeout, disk full, a privilege or a table
+        that is missing): the work was rolled back and may be tried again. Data and integrity errors pass through.
     """
     try:
         yield
-    except psycopg.OperationalError as error:
+    except NOT_THE_DATA as error:
         raise StoreUnavailable(f"cannot {what} now: {_one_line(error)}") from error
 
 

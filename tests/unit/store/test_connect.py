@@ -58,5 +58,19 @@ def test_store_errors_turns_a_lost_server_into_store_unavailable() -> None:
 
 
 def test_store_errors_lets_our_own_mistakes_through() -> None:
-    with pytest.raises(psycopg.errors.UndefinedTable), store_errors("append a batch"):
-        raise psycopg.errors.UndefinedTable("no")
+    with pytest.raises(KeyError), store_errors("append a batch"):
+        raise KeyError("no")
+
+
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.InsufficientPrivilege("no"), psycopg.errors.UndefinedTable("no"), psycopg.errors.DiskFull("no")]
+)
+def test_store_errors_of_the_server_are_tried_again(error: psycopg.Error) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot store a batch now"), store_errors("store a batch"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [psycopg.errors.NumericValueOutOfRange("no"), psycopg.errors.CheckViolation("no")])
+def test_store_errors_of_the_data_pass_through(error: psycopg.Error) -> None:
+    with pytest.raises(type(error)), store_errors("store a batch"):
+        raise error
