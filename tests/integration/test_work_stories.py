@@ -462,3 +462,11 @@ def test_story_same_pipe_again_names_the_order_that_did_not_last(world: World) -
     again = world.order()
     assert again.location["recurrence_of"] == first.label
     assert again.title.endswith(f"(again, see {first.label})")
+
+
+@pytest.mark.parametrize("statement", ["UPDATE order_event SET reason = 'other'", "DELETE FROM order_event", "TRUNCATE order_event"])
+def test_story_nobody_changes_the_event_log(world: World, statement: str) -> None:
+    burst(world)
+    with pytest.raises(psycopg.errors.RaiseException, match="the event log order_event only grows"):
+        world.conn.execute(statement.encode())
+    assert world.log()

@@ -696,7 +696,9 @@ class Pipeline:
             When so many were set aside in a row that the fault must be ours: nothing is acknowledged then.
         """
         if self._poison_in_a_row >= self.settings.poison_max:
-            raise InternalError(f"{self._poison_in_a_row} messages in a row cannot be taken and no other one comes; none of them was acknowledged")
+            raise InternalError(
+                f"{self._poison_in_a_row} messages in a row cannot be taken and no other one comes; none of them was acknowledged"
+            )
         self._source.acknowledge(self._aside)
         self._aside.clear()
 

@@ -152,6 +152,11 @@ def _unsafe(settings: Settings, needs: tuple[str, ...]) -> list[str]:
             problems.append(
                 f"UNDERWAY_MQTT_URL must carry a user name for a broker on another address, got an anonymous one at {broker.hostname!r}"
             )
+    if settings.web_host not in LOOPBACK_HOSTS and not settings.public_url.startswith("https://"):
+        problems.append(
+            "UNDERWAY_BASE_URL must be https:// (a TLS proxy stands before the web server) when UNDERWAY_WEB_HOST is not this machine alone,"
+            f" got {settings.public_url!r} on {settings.web_host!r}"
+        )
     if settings.demo and settings.web_host not in LOOPBACK_HOSTS:
         problems.append(f"UNDERWAY_DEMO is for loopback only, got UNDERWAY_WEB_HOST={settings.web_host!r}")
     return problems

@@ -59,6 +59,7 @@ def test_settings_missing_needs_are_named_even_when_other_values_are_wrong_later
         pytest.param({"UNDERWAY_SECRET_KEY": "please-change-me-please-change-me-1"}, "must be random", id="default-secret"),
         pytest.param({"UNDERWAY_SECRET_KEY": "a" * 40}, "must be random", id="one-letter-secret"),
         pytest.param({"UNDERWAY_MQTT_URL": "mqtt://broker:1883"}, "anonymous one at 'broker'", id="anonymous-broker"),
+        pytest.param({"UNDERWAY_WEB_HOST": "0.0.0.0"}, "UNDERWAY_BASE_URL must be https://", id="bare-web-server"),
         pytest.param({"UNDERWAY_DEMO": "true", "UNDERWAY_WEB_HOST": "0.0.0.0"}, "UNDERWAY_DEMO is for loopback only", id="public-demo"),
     ],
 )

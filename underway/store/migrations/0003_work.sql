@@ -101,8 +101,11 @@ BEGIN
     RAISE EXCEPTION 'the event log % only grows: % refused', TG_TABLE_NAME, TG_OP;
 END $$;
 CREATE TRIGGER alarm_event_append_only BEFORE UPDATE OR DELETE ON alarm_event FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER alarm_event_keeps_all BEFORE TRUNCATE ON alarm_event FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER incident_event_append_only BEFORE UPDATE OR DELETE ON incident_event FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER incident_event_keeps_all BEFORE TRUNCATE ON incident_event FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER order_event_append_only BEFORE UPDATE OR DELETE ON order_event FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER order_event_keeps_all BEFORE TRUNCATE ON order_event FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- A conflicting action becomes something for a person to look at, never a silent overwrite.
 CREATE TABLE review_item (
