@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_start_embedded_in_a_folder_in_use_names_the_owner(folder: Path) -> None
     assert str(caught.value) == expected
 
 
-def test_start_embedded_after_its_owner_was_killed_takes_the_server_over(folder: Path) -> None:
+def test_start_embedded_after_its_owner_was_killed_has_everything_that_was_committed(folder: Path) -> None:
     code = (
         "import sys, time, psycopg; from pathlib import Path; from underway.store.embedded import start_embedded\n"
         "server = start_embedded(Path(sys.argv[1]), durable=False)\n"
@@ -85,7 +86,6 @@ def test_start_embedded_after_its_owner_was_killed_takes_the_server_over(folder:
     owner.send_signal(signal.SIGKILL)
     owner.wait(10)
     with start_embedded(folder / "pg", durable=False) as server:
-        assert server.pid == pid
         assert ask(server.url, "SELECT x FROM kept") == 42
     assert not embedded._is_postgres(pid)
 
@@ -213,3 +213,33 @@ def test_start_embedded_as_a_plain_user_uses_the_folder_given(folder: Path) -> N
         env={**os.environ, "HOME": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert (done.stdout, done.stderr) == (f"{place / 'pg/data'} 1\n", "")
+
+
+@pytest.mark.integration
+def test_embedded_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from underway.store.embedded import embedded_postgres;"
+        " from underway.app.brokers import embedded_broker; folder = Path(sys.argv[1])\n"
+        "with embedded_postgres(folder / 'pg') as url, embedded_broker(folder / 'mq') as broker:\n"
+        "    print(url, broker.pid, flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    url, broker_pid = owner.stdout.readline().split()
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    owner.kill()
+    owner.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (Path(f"/proc/{broker_pid}").exists() or can_connect(url)):
+        time.sleep(0.1)
+    assert not Path(f"/proc/{broker_pid}").exists()
+    assert not can_connect(url)
+
+
+def can_connect(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True

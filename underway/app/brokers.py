@@ -19,6 +19,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from underway.model import OperatorError
+from underway.store.embedded import ends_with_parent
 
 BrokerKind = Literal["mosquitto", "amqtt"]
 START_S_MAX = 30.0
@@ -115,7 +116,14 @@ def _start(
             else [sys.executable, "-m", "underway.app.amqtt_broker", str(chosen)]
         )
         log.truncate(0)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)  # noqa: S603 our own command
+        process = subprocess.Popen(  # noqa: S603 our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=ends_with_parent(signal.SIGTERM),
+        )
         try:
             ready = _answers(process, chosen)
         except BaseException:

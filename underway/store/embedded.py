@@ -7,6 +7,7 @@ adds a system user when it runs as root. Only a Unix socket is opened, in a fold
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -15,9 +16,10 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +36,9 @@ ROOT_HOME = Path("/var/lib/underway")
 """Where root's servers keep what another user must reach, when the folder given lies where only root may go."""
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
+ORPHAN_S_MAX = 10.0
 SOCKET_PATH_BYTES_MAX = 100
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 _THROW_AWAY = "may-be-removed-with"
 _UNPRIVILEGED = ("postgres", "pgserver", "nobody")
 
@@ -170,7 +174,7 @@ def _start(programs: Path, home: Path, user: pwd.struct_passwd | None, lock: IO[
         _initdb(programs, data, user)
     _check_version(programs, data)
     process: subprocess.Popen[bytes] | None = None
-    pid, socket_folder = _running(data)
+    pid, socket_folder = _left_behind(data)
     if pid == 0:
         (data / "postmaster.pid").unlink(missing_ok=True)
         socket_folder = _socket_folder(home, user)
@@ -297,7 +301,24 @@ def _popen(command: Sequence[str], user: pwd.struct_passwd | None, log: IO[bytes
         stdout=log,
         stderr=log,
         start_new_session=True,
+        preexec_fn=ends_with_parent(signal.SIGINT),
     )
+
+
+def ends_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """Return what a child must do before it runs, so that it gets a signal when its parent is gone, killed included; None but on Linux.
+
+    A server of a demo that was killed must not live on without anybody who knows of it. The parent is the thread that starts it: start it
+    from the main one.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded here: after the fork nothing may be looked up
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+    return ask
 
 
 def _initdb(programs: Path, data: Path, user: pwd.struct_passwd | None) -> None:
@@ -337,6 +358,16 @@ def _socket_folder(home: Path, user: pwd.struct_passwd | None) -> Path:
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
     return folder
+
+
+def _left_behind(data: Path) -> tuple[int, Path]:
+    """Return process id and socket folder of a server whose owner was killed and that lives on, or 0; on Linux it ends by itself, so wait for it."""
+    ends_at = time.monotonic() + (ORPHAN_S_MAX if sys.platform.startswith("linux") else 0.0)
+    while True:
+        pid, socket_folder = _running(data)
+        if pid == 0 or time.monotonic() >= ends_at:
+            return pid, socket_folder
+        time.sleep(0.05)
 
 
 def _running(data: Path) -> tuple[int, Path]:
