@@ -386,7 +386,11 @@ def test_crew_page_accept_to_verified_repair_on_a_phone(serve: Serve, browse: Ca
         browser.until_text("[data-testid=state]", "On site")
         town.clock.at += timedelta(minutes=30)
         browser.click("[data-event=done]")
+        assert browser.driver.execute_script("return document.querySelectorAll('form input[type=radio]:checked').length") == 0
         browser.click("input[name=find_code][value=leak_found]")
+        browser.click(f"input[name=asset_id][value={web_town.BURST_PIPE}]")
+        for name, value in (("problem", "ELP"), ("cause", "corrosion"), ("remedy", "clamp")):
+            browser.click(f"#f-{name} option[value={value}]")
         for item in ("traffic_safe", "isolated", "restored"):
             browser.click(f"input[name='check:{item}']")
         browser.click("[data-testid=send]")

@@ -36,6 +36,7 @@ const en = {
   findCode: { leak_found: "Leak found", defect_found: "Other defect found", none_found: "Nothing found", sensor_fault: "Sensor is faulty", planned_operation: "Planned work by others" },
   where: "Where?",
   elsewhere: "Somewhere else",
+  choose: "Choose",
   problem: "Problem",
   cause: "Cause",
   remedy: "What was done",
@@ -85,6 +86,7 @@ const de = {
   findCode: { leak_found: "Leck gefunden", defect_found: "Anderen Schaden gefunden", none_found: "Nichts gefunden", sensor_fault: "Sensor ist defekt", planned_operation: "Geplante Arbeiten anderer" },
   where: "Wo?",
   elsewhere: "An anderer Stelle",
+  choose: "Bitte wählen",
   problem: "Schaden",
   cause: "Ursache",
   remedy: "Was wurde getan",
@@ -134,6 +136,7 @@ const es = {
   findCode: { leak_found: "Fuga encontrada", defect_found: "Otro defecto encontrado", none_found: "Nada encontrado", sensor_fault: "El sensor falla", planned_operation: "Trabajo previsto de otros" },
   where: "¿Dónde?",
   elsewhere: "En otro lugar",
+  choose: "Elegir",
   problem: "Avería",
   cause: "Causa",
   remedy: "Qué se hizo",
@@ -152,11 +155,11 @@ export const LANGUAGES = { en: ["English", en], de: ["Deutsch", de], es: ["Espa�
 
 /** Which codes a form offers, by type of order. */
 export const FORMS = {
-  leak_repair: { problem: ["ELP", "OTH"], cause: ["corrosion", "joint", "ground_movement", "third_party", "material", "unknown"], remedy: ["clamp", "section_replaced", "joint_renewed", "not_required", "other"], find: "leak_found" },
-  road_repair: { problem: ["ROU", "STD", "OTH"], cause: ["wear", "ground_movement", "third_party", "unknown"], remedy: ["resurfaced", "not_required", "other"], find: "defect_found" },
-  bridge_inspection: { problem: ["STD", "OTH"], cause: ["wear", "corrosion", "ground_movement", "unknown"], remedy: ["bearing_reset", "joint_renewed", "not_required", "other"], find: "defect_found" },
-  drain_clearing: { problem: ["PLU", "OTH"], cause: ["debris", "third_party", "unknown"], remedy: ["cleared", "not_required", "other"], find: "defect_found" },
-  sensor_check: { problem: ["INS", "OTH"], cause: ["battery", "corrosion", "wear", "third_party", "unknown"], remedy: ["device_replaced", "cleared", "not_required", "other"], find: "sensor_fault" },
+  leak_repair: { problem: ["ELP", "OTH"], cause: ["corrosion", "joint", "ground_movement", "third_party", "material", "unknown"], remedy: ["clamp", "section_replaced", "joint_renewed", "not_required", "other"] },
+  road_repair: { problem: ["ROU", "STD", "OTH"], cause: ["wear", "ground_movement", "third_party", "unknown"], remedy: ["resurfaced", "not_required", "other"] },
+  bridge_inspection: { problem: ["STD", "OTH"], cause: ["wear", "corrosion", "ground_movement", "unknown"], remedy: ["bearing_reset", "joint_renewed", "not_required", "other"] },
+  drain_clearing: { problem: ["PLU", "OTH"], cause: ["debris", "third_party", "unknown"], remedy: ["cleared", "not_required", "other"] },
+  sensor_check: { problem: ["INS", "OTH"], cause: ["battery", "corrosion", "wear", "third_party", "unknown"], remedy: ["device_replaced", "cleared", "not_required", "other"] },
 };
 
 /** Return the dictionary of a language; `t("state.DONE")` looks a word up, in English when it is missing. */

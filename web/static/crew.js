@@ -262,8 +262,8 @@ function card(entry) {
 function form(entry, event) {
   const { t } = page;
   const o = entry.order;
-  const codes = FORMS[o.order_type] || { problem: ["OTH"], cause: ["unknown"], remedy: ["other", "not_required"], find: "defect_found" };
-  const options = (name) => h("div", {}, h("label", { className: "label", for: `f-${name}` }, t(name)), h("select", { id: `f-${name}`, name }, ...codes[name].map((c) => h("option", { value: c }, t(`codes.${c}`)))));
+  const codes = FORMS[o.order_type] || { problem: ["OTH"], cause: ["unknown"], remedy: ["other", "not_required"] };
+  const options = (name) => h("div", {}, h("label", { className: "label", for: `f-${name}` }, t(name)), h("select", { id: `f-${name}`, name, required: true }, h("option", { value: "", selected: true }, `${t("choose")} …`), ...codes[name].map((c) => h("option", { value: c }, t(`codes.${c}`)))));
   const radios = (name, label, pairs, chosen) => h("fieldset", {}, h("legend", {}, label), ...pairs.map(([value, text]) => h("label", { className: "choice" }, h("input", { type: "radio", name, value, required: true, checked: value === chosen }), h("span", {}, text))));
   const text = (name, required) => h("div", {}, h("label", { className: "label", for: `f-${name}` }, t(name)), h("textarea", { id: `f-${name}`, name, rows: 2, maxLength: 500, required }));
   let fields;
@@ -276,9 +276,10 @@ function form(entry, event) {
     body = (f) => ({ reason: f.get("reason") });
   } else {
     const places = (o.location.candidates || []).slice(0, 6).map((c) => [c.asset_id, `${entry.places[c.asset_id]?.name || c.asset_id} (${num(c.probability * 100, 2)} %)`]);
+    // nothing is chosen beforehand: what crews find is what detectors learn from
     fields = [
-      radios("find_code", t("find"), page.day.find_codes.map((c) => [c, t(`findCode.${c}`)]), codes.find),
-      places.length > 0 && radios("asset_id", t("where"), [...places, ["", t("elsewhere")]], places[0][0]),
+      radios("find_code", t("find"), page.day.find_codes.map((c) => [c, t(`findCode.${c}`)])),
+      places.length > 0 && radios("asset_id", t("where"), [...places, ["", t("elsewhere")]]),
       options("problem"),
       options("cause"),
       options("remedy"),
