@@ -27,15 +27,16 @@ from rich.progress import Progress as RichProgress
 from simulators.stories import StoryAction, plan_story
 from simulators.town import Town, build_town
 from simulators.world import World
+from underway import desk
 from underway.app import report
 from underway.app.brokers import Broker, embedded_broker
 from underway.app.crews import CrewPhones, crew_topics
 from underway.app.link import TownLink
 from underway.app.live import Snapshot, render
 from underway.app.supervise import Supervisor, supervised
-from underway.app.town import TownRunner, register, wait_until
+from underway.app.town import STEP_US, TownRunner, register, wait_until
 from underway.model import OperatorError, StoreUnavailable, from_us, to_us
-from underway.store import views
+from underway.store import views, work
 from underway.store.clock import ClockRow, write_clock
 from underway.store.connect import connect
 from underway.store.embedded import embedded_postgres
@@ -49,6 +50,7 @@ IDLE_S = 5.0
 SHOT_S = 0.4
 BEHIND_S_MAX = 15 * 60.0
 CLOCK_AHEAD_S = 120.0
+CLOCK_AHEAD_WALL_S = 0.3
 UNTIL_WORDS = {"closed": "the first order is closed by a PASS", "all-closed": "every order is closed by a PASS", "live": "the town is live"}
 
 
@@ -232,7 +234,11 @@ class _Demo:
                 nonlocal code, shot_due
                 supervisor.check()
                 now_at = self._town_at = from_us(runner.town_us)
-                write_clock(conn, ClockRow(now_at, datetime.now(UTC), options.speed, CLOCK_AHEAD_S))
+                # one step ahead: a message must not seem to come from the future while services still read the last row
+                lead_at = from_us(runner.town_us + STEP_US)
+                write_clock(
+                    conn, ClockRow(lead_at, datetime.now(UTC), options.speed, max(CLOCK_AHEAD_S, CLOCK_AHEAD_WALL_S * options.speed))
+                )
                 phones.hear(runner.link.inbox, runner.town_us)
                 await phones.act(runner.world, runner.town_us)
                 if time.monotonic() < shot_due:
@@ -254,6 +260,13 @@ class _Demo:
         return self._finish(conn, runner, supervisor, code)
 
     def _behind_s(self, conn: psycopg.Connection[Any], runner: TownRunner) -> float:
+        """Return how far the services are behind the town, in simulated s; without end while the work side has a finding or a card to deal with.
+
+        A crew has simulated minutes to answer, which are less than a second here: a busy machine must not make the story another one.
+        """
+        findings, cards = work.backlog(conn, desk.READER, from_us(runner.town_us))
+        if findings or cards:
+            return math.inf
         newest_at = views.latest_observed_at(conn)
         return (runner.town_us - to_us(newest_at)) / 1e6 if newest_at else math.inf
 

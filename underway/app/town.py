@@ -27,6 +27,7 @@ PACK_S = 6 * 3600
 HISTORY_CHUNK = 300
 BACKLOG_READINGS_MAX = 60_000
 LOOK_S = 0.02
+STALL_LOOK_S = 1.0
 RATE_SMOOTHING = 0.1
 
 
@@ -95,7 +96,7 @@ class TownRunner:
         behind_s : callable () -> float
             How many simulated seconds the newest stored reading is behind the town.
         each_step : callable () -> awaitable bool
-            Called after each simulated minute; True ends the life.
+            Called after each simulated minute, and each second while the town waits; True ends the life.
         behind_s_max : float
             The town waits while the pipeline is further behind than this.
         """
@@ -106,7 +107,9 @@ class TownRunner:
             await self.step(self.town_us + STEP_US)
             if await each_step():
                 return
-            await wait_until(lambda: behind_s() <= behind_s_max)
+            while not await wait_until(lambda: behind_s() <= behind_s_max, STALL_LOOK_S):
+                if await each_step():
+                    return
             due = max(due + step_wall_s, time.monotonic() - step_wall_s)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             elapsed = max(time.monotonic() - began, 1e-6)

@@ -721,14 +721,14 @@ def mark_failed(conn: Connection[Any], notification_id: int, next_try_at: dateti
     )
 
 
-def backlog(conn: Connection[Any], reader: str) -> tuple[int, int]:
-    """Return how many findings a reader has not taken (at most), and how many notifications wait."""
+def backlog(conn: Connection[Any], reader: str, due_at: datetime | None = None) -> tuple[int, int]:
+    """Return how many findings a reader has not taken (at most), and how many notifications wait; with `due_at` those that are due by then."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
             "SELECT greatest(coalesce((SELECT max(seq) FROM finding), 0)"
             " - coalesce((SELECT position FROM cursor_position WHERE reader = %s), 0), 0),"
-            " (SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL)",
-            (reader,),
+            " (SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL AND next_try_at <= coalesce(%s, 'infinity'))",
+            (reader, due_at),
         ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
