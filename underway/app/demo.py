@@ -233,7 +233,7 @@ class _Demo:
             async def each_step() -> bool:
                 nonlocal code, shot_due
                 supervisor.check()
-                now_at = self._town_at = from_us(runner.town_us)
+                self._town_at = from_us(runner.town_us)
                 # one step ahead: a message must not seem to come from the future while services still read the last row
                 lead_at = from_us(runner.town_us + STEP_US)
                 write_clock(
