@@ -101,6 +101,14 @@ def test_story_burst_is_repaired_verified_and_closed(conn: psycopg.Connection[An
     assert desk.differences(conn) == []
 
 
+def test_story_backlog_counts_what_waits_and_what_is_due(world: World) -> None:
+    burst(world)
+    findings, waiting = work.backlog(world.conn, desk.READER)
+    assert (findings, waiting > 0) == (0, True)
+    assert work.backlog(world.conn, desk.READER, world.now_at) == (0, waiting)
+    assert work.backlog(world.conn, desk.READER, world.now_at - timedelta(days=1)) == (0, 0)
+
+
 def test_story_wrong_repair_fails_goes_back_and_passes(world: World) -> None:
     burst(world)
     world.work_through({**DONE_BODY, "asset_id": "p-8"})
