@@ -727,7 +727,8 @@ def backlog(conn: Connection[Any], reader: str, due_at: datetime | None = None) 
         row = cursor.execute(
             "SELECT greatest(coalesce((SELECT max(seq) FROM finding), 0)"
             " - coalesce((SELECT position FROM cursor_position WHERE reader = %s), 0), 0),"
-            " (SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL AND next_try_at <= coalesce(%s::timestamptz, 'infinity'))",
+            " (SELECT count(*) FROM notification WHERE sent_at IS NULL AND failed_reason IS NULL"
+            " AND next_try_at <= coalesce(%s::timestamptz, 'infinity'))",
             (reader, due_at),
         ).fetchone()
     assert row is not None
