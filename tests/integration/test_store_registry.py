@@ -41,7 +41,9 @@ ASSETS = (
 )
 DEVICES = (
     Device("fm-1", "town", "z1", None, "Meter 3000", "native", NOW_AT),
-    Device("pr-1", "town", "z1", "pipe-1", "Logger", "native", NOW_AT, DeviceStatus.PENDING, POINT, {"height_m": 3.0}),
+    Device(
+        "pr-1", "town", "z1", "pipe-1", "Logger", "chirpstack", NOW_AT, DeviceStatus.PENDING, POINT, {"height_m": 3.0}, "70b3d5499a1b2c3d"
+    ),
 )
 
 
@@ -51,7 +53,16 @@ def channel(device_id: str, name: str, **more: Any) -> Channel:
 
 
 CHANNELS = (
-    channel("pr-1", "pressure", quantity=Quantity.PRESSURE, device_unit="kPa", asset_id="pipe-1", role="zone_pressure", resolution=0.1),
+    channel(
+        "pr-1",
+        "pressure",
+        quantity=Quantity.PRESSURE,
+        device_unit="kPa",
+        asset_id="pipe-1",
+        role="zone_pressure",
+        resolution=0.1,
+        address="p.0",
+    ),
     channel("fm-1", "flow", sign=-1, also_zone_id="r1", range_min=float("-inf"), range_max=float("inf")),
 )
 REGISTRY = Registry(SITE, ZONES, ASSETS, DEVICES, CHANNELS)
@@ -160,3 +171,34 @@ def test_leak_signatures_through_the_store_are_bit_by_bit_the_same(conn: psycopg
     np.testing.assert_array_equal(found.fall_kpa_per_m3ph, newer.fall_kpa_per_m3ph)
     assert found.fall_kpa_per_m3ph.flags.writeable
     assert load_leak_signatures(conn, "city") == ()
+
+
+def test_save_registry_two_devices_and_two_channels_may_swap_their_addresses(conn: psycopg.Connection[Any]) -> None:
+    devices = tuple(replace(d, dialect="chirpstack", address=a) for d, a in zip(DEVICES, ("aa", "bb"), strict=True))
+    other = channel("pr-1", "temperature", quantity=Quantity.TEMPERATURE, device_unit="Cel", address="p.1")
+    saved = save_registry(conn, replace(REGISTRY, devices=devices, channels=(*CHANNELS, other)))
+    swapped = tuple(replace(d, address=a) for d, a in zip(devices, ("bb", "aa"), strict=True))
+    crossed = tuple(replace(c, address={"p.0": "p.1", "p.1": "p.0"}.get(c.address, c.address)) for c in saved.channels)
+    save_registry(conn, replace(saved, devices=swapped, channels=crossed))
+    found = load_registry(conn)
+    assert [(d.device_id, d.spoken_address) for d in found.devices] == [("fm-1", "bb"), ("pr-1", "aa")]
+    assert {c.name: c.spoken_address for c in found.channels} == {"flow": "flow", "pressure": "p.1", "temperature": "p.0"}
+
+
+def test_save_registry_with_an_address_that_is_taken_is_refused(conn: psycopg.Connection[Any]) -> None:
+    save_registry(conn, REGISTRY)
+    again = replace(DEVICES[1], device_id="pr-2")
+    with pytest.raises(OperatorError) as caught:
+        save_registry(conn, replace(REGISTRY, devices=(*DEVICES, again)))
+    assert str(caught.value) == (
+        "an address must belong to one device of a dialect, and to one channel of a device: "
+        "Key (dialect, address)=(chirpstack, 70b3d5499a1b2c3d) already exists."
+    )
+
+
+def test_save_registry_of_ten_thousand_devices_and_more_writes_all_of_them(conn: psycopg.Connection[Any]) -> None:
+    devices = tuple(replace(DEVICES[0], device_id=f"fm-{i}") for i in range(10_003))
+    channels = tuple(replace(CHANNELS[1], device_id=device.device_id) for device in devices)
+    saved = save_registry(conn, replace(REGISTRY, devices=devices, channels=channels))
+    assert len({c.channel_id for c in saved.channels}) == len(channels)
+    assert {d.device_id for d in load_registry(conn).devices} == {d.device_id for d in devices}

@@ -33,12 +33,25 @@ from underway.model import (
 _SITE = ("site_id", "name", "timezone", "latitude_deg", "longitude_deg")
 _ZONE = ("zone_id", "site_id", "name", "kind", "geometry", "attributes")
 _ASSET = ("asset_id", "site_id", "zone_id", "asset_class", "name", "geometry", "criticality", "attributes")
-_DEVICE = ("device_id", "site_id", "zone_id", "asset_id", "model", "dialect", "registered_at", "status", "geometry", "attributes")
+_DEVICE = (
+    *("device_id", "site_id", "zone_id", "asset_id", "model", "dialect", "registered_at"),
+    *("status", "geometry", "attributes", "address"),
+)
 _CHANNEL = (
     *("device_id", "name", "quantity", "device_unit", "asset_id", "zone_id", "role"),
-    *("range_min", "range_max", "interval_s", "resolution", "sign", "also_zone_id"),
+    *("range_min", "range_max", "interval_s", "resolution", "sign", "also_zone_id", "address"),
 )
 _CREW = ("crew_id", "site_id", "name", "longitude_deg", "latitude_deg", "phone", "language", "speed_kmph")
+_FLOATS = frozenset({"latitude_deg", "longitude_deg", "range_min", "range_max", "interval_s", "resolution", "speed_kmph"})
+_TYPE = {
+    **dict.fromkeys(_FLOATS, "float8"),
+    **dict.fromkeys(("geometry", "attributes"), "jsonb"),
+    **dict.fromkeys(("sign", "criticality"), "int2"),
+    "registered_at": "timestamptz",
+    "channel_id": "int4",
+}
+"""SQL type of each column that is no text."""
+ROWS_A_STATEMENT = 10_000
 
 
 def save_registry(conn: Connection[Any], registry: Registry, crews: Sequence[Crew] = ()) -> Registry:
@@ -59,7 +72,7 @@ def save_registry(conn: Connection[Any], registry: Registry, crews: Sequence[Cre
     Raises
     ------
     OperatorError
-        When an id already belongs to another site, or something refers to what is not registered.
+        When an id already belongs to another site, something refers to what is not registered, or an address is taken.
     """
     with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         _refuse_foreign(cursor, registry, crews)
@@ -67,16 +80,22 @@ def save_registry(conn: Connection[Any], registry: Registry, crews: Sequence[Cre
             _upsert(cursor, "site", _SITE, 1, [registry.site])
             _upsert(cursor, "zone", _ZONE, 1, registry.zones)
             _upsert(cursor, "asset", _ASSET, 1, registry.assets)
+            _free_addresses(cursor, registry.devices)
             _upsert(cursor, "device", _DEVICE, 1, registry.devices)
             ids = _channel_ids(cursor, [device.device_id for device in registry.devices])
             known = [channel for channel in registry.channels if (channel.device_id, channel.name) in ids]
             fresh = [channel for channel in registry.channels if (channel.device_id, channel.name) not in ids]
-            _upsert(cursor, "channel", _CHANNEL, 2, fresh)
+            _free_channel_addresses(cursor, known, ids)
             _update_channels(cursor, known, ids)
+            _upsert(cursor, "channel", _CHANNEL, 2, fresh)
             _save_crews(cursor, crews)
         except psycopg.errors.ForeignKeyViolation as error:
             raise OperatorError(
                 f"the registry of site '{registry.site.site_id}' refers to what is not registered: {error.diag.message_detail}"
+            ) from error
+        except psycopg.errors.UniqueViolation as error:
+            raise OperatorError(
+                f"an address must belong to one device of a dialect, and to one channel of a device: {error.diag.message_detail}"
             ) from error
         ids = _channel_ids(cursor, [device.device_id for device in registry.devices])
     return replace(registry, channels=tuple(replace(c, channel_id=ids[c.device_id, c.name]) for c in registry.channels))
@@ -111,7 +130,9 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
 
         zones = tuple(Zone(a, b, c, ZoneKind(kind), d, e) for a, b, c, kind, d, e in rows("zone", _ZONE))
         assets = tuple(Asset(a, b, c, AssetClass(kind), d, e, f, g) for a, b, c, kind, d, e, f, g in rows("asset", _ASSET))
-        devices = tuple(Device(a, b, c, d, e, f, g, DeviceStatus(s), h, i) for a, b, c, d, e, f, g, s, h, i in rows("device", _DEVICE))
+        devices = tuple(
+            Device(a, b, c, d, e, f, g, DeviceStatus(status), h, i, j) for a, b, c, d, e, f, g, status, h, i, j in rows("device", _DEVICE)
+        )
         channels = tuple(
             Channel(row[0], row[1], row[2], Quantity(row[3]), *row[4:])
             for row in cursor.execute(
@@ -198,33 +219,74 @@ def load_leak_signatures(conn: Connection[Any], site_id: str) -> tuple[LeakSigna
 
 def _upsert(cursor: psycopg.Cursor[Any], table: str, columns: Sequence[str], keys: int, values: Sequence[object]) -> None:
     """Insert or update rows; the first `keys` columns are the key, and an unchanged row is not written."""
-    if not values:
-        return
     key, rest = ", ".join(columns[:keys]), columns[keys:]
     change = ", ".join(f"{name} = excluded.{name}" for name in rest)
     old, new = (", ".join(f"{where}.{name}" for name in rest) for where in (table, "excluded"))
     statement = (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"  # noqa: S608 constants only
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM unnest({_arrays(columns)})"  # noqa: S608 constants only
         f" ON CONFLICT ({key}) DO UPDATE SET {change} WHERE ({old}) IS DISTINCT FROM ({new})"
     )
-    cursor.executemany(statement.encode(), [_row(value, columns) for value in values])
+    rows = {tuple(getattr(value, name) for name in columns[:keys]): value for value in values}  # the last of a key wins
+    _by_columns(cursor, statement, columns, [_row(value, columns) for value in rows.values()])
 
 
 def _update_channels(cursor: psycopg.Cursor[Any], channels: Sequence[Channel], ids: dict[tuple[str, str], int]) -> None:
     """Update known channels under their ids, so that saving again takes no number from the sequence."""
-    if channels:
-        columns = _CHANNEL[2:]
-        statement = f"UPDATE channel SET ({', '.join(columns)}) = ROW ({', '.join(['%s'] * len(columns))}) WHERE channel_id = %s"  # noqa: S608 constants only
-        cursor.executemany(statement.encode(), [(*_row(c, columns), ids[c.device_id, c.name]) for c in channels])
+    columns = _CHANNEL[2:]
+    old, new = (", ".join(f"{where}.{name}" for name in columns) for where in ("channel", "told"))
+    statement = (
+        f"UPDATE channel SET ({', '.join(columns)}) = ROW ({new})"  # noqa: S608 constants only
+        f" FROM unnest({_arrays((*columns, 'channel_id'))}) AS told ({', '.join((*columns, 'channel_id'))})"
+        f" WHERE channel.channel_id = told.channel_id AND ({old}) IS DISTINCT FROM ({new})"
+    )
+    _by_columns(cursor, statement, (*columns, "channel_id"), [[*_row(c, columns), ids[c.device_id, c.name]] for c in channels])
+
+
+def _free_addresses(cursor: psycopg.Cursor[Any], devices: Sequence[Device]) -> None:
+    """Let go of the addresses that change hands, so that two devices can swap theirs in one go."""
+    told = [(device.device_id, device.dialect, device.address) for device in devices]
+    for first in range(0, len(told), ROWS_A_STATEMENT):
+        ids, dialects, addresses = zip(*told[first : first + ROWS_A_STATEMENT], strict=True)
+        cursor.execute(
+            "UPDATE device SET address = '' FROM unnest(%s::text[], %s::text[], %s::text[]) AS told (device_id, dialect, address)"
+            " WHERE device.device_id = told.device_id AND device.address <> ''"
+            " AND (device.dialect, device.address) IS DISTINCT FROM (told.dialect, told.address)",
+            (list(ids), list(dialects), list(addresses)),
+        )
+
+
+def _free_channel_addresses(cursor: psycopg.Cursor[Any], channels: Sequence[Channel], ids: dict[tuple[str, str], int]) -> None:
+    """Let go of the addresses that change hands between channels."""
+    statement = (
+        "UPDATE channel SET address = '' FROM unnest(%s::int4[], %s::text[]) AS told (channel_id, address)"
+        " WHERE channel.channel_id = told.channel_id AND channel.address <> '' AND channel.address <> told.address"
+    )
+    _by_columns(cursor, statement, ("channel_id", "address"), [[ids[c.device_id, c.name], c.address] for c in channels])
+
+
+def _arrays(columns: Sequence[str]) -> str:
+    """Return one placeholder a column, each an array of the column's type."""
+    return ", ".join(f"%s::{_TYPE.get(name, 'text')}[]" for name in columns)
+
+
+def _by_columns(cursor: psycopg.Cursor[Any], statement: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement whose parameters are the columns of `rows`, in pieces."""
+    for first in range(0, len(rows), ROWS_A_STATEMENT):
+        piece = rows[first : first + ROWS_A_STATEMENT]
+        cursor.execute(statement.encode(), [[row[i] for row in piece] for i in range(len(columns))])
 
 
 def _row(value: object, columns: Sequence[str]) -> list[Any]:
     """Return the attributes named `columns`; mappings become jsonb."""
-    found = [getattr(value, name) for name in columns]
-    return [
-        Jsonb(dict(item)) if name in ("geometry", "attributes") and item is not None else item
-        for name, item in zip(columns, found, strict=True)
-    ]
+    found = []
+    for name in columns:
+        item = getattr(value, name)
+        if item is not None and name in ("geometry", "attributes"):
+            item = Jsonb(dict(item))
+        elif name in _FLOATS:
+            item = float(item)
+        found.append(item)
+    return found
 
 
 def _channel_ids(cursor: psycopg.Cursor[Any], device_ids: Sequence[str]) -> dict[tuple[str, str], int]:
