@@ -1,42 +1,48 @@
-"""Samples to readings: which channel, which unit, is the time plausible, which grade."""
+"""Decoded messages to readings: which channel, which unit, is the time plausible, which grade."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.clocks import ClockBook
 from ingest.decoded import Decoded
 from ingest.grade import grade
+from ingest.instants import (
+    HISTORICAL_S_MIN,
+    TimeRules,
+    refusal_message,
+    refusal_reason,
+)
 from ingest.units import conversion
 from underway.model import (
     CANONICAL_UNIT,
-    DAY_US,
-    HOUR_US,
     SECOND_US,
     Channel,
     Device,
     DeviceStatus,
     Fault,
     FaultReason,
+    Quality,
+    QualityReason,
     ReadingBatch,
     ReadingFlag,
     Registry,
-    Sample,
-    from_us,
     to_us,
 )
 
-FUTURE_S_MAX = 120
-AGE_D_MAX = 30
-HISTORICAL_S_MIN = 3600
-ROUTES_MAX = 200_000
+SHAPES_MAX = 50_000
 NEAREST_SEARCHES_MAX = 20
 NEAREST_KEPT_MAX = 1000
+CLOCK_SHOWN_US_MIN = 120 * SECOND_US
+"""From this offset on a reading is graded suspect for its clock."""
+
+Item = tuple[str, Decoded, int]
+"""Name of the dialect, what it made of a message, and when the message was received (microseconds since 1970)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,236 +55,388 @@ class Resolved:
         In the order of the samples; not deduplicated.
     faults : tuple of (int, Fault)
         Index of the message, and what was wrong with it; those of the dialect come along.
-    unknown_devices : frozenset of str
-        Devices that the registry does not know: a reason to look whether it has changed.
+    strangers : frozenset of (str, str)
+        Dialect and address of devices that the registry does not know: a reason to look whether it has changed.
+    device, ahead_us, received_us : ndarray of int64, shape (m,)
+        One row a message with instants of its own, for `Resolver.learn`: device number, newest observed instant minus reception, reception.
     """
 
     batch: ReadingBatch
     faults: tuple[tuple[int, Fault], ...]
-    unknown_devices: frozenset[str]
+    strangers: frozenset[tuple[str, str]]
+    device: NDArray[np.int64]
+    ahead_us: NDArray[np.int64]
+    received_us: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """Where the samples of one (device, channel, unit) go."""
+class _Known:
+    """A registered device as ingest sees it, with the shape of its last message and the routes that belong to it."""
 
-    channel_id: int
-    factor: float
-    offset: float
-    range_min: float
-    range_max: float
-    registered_us: int
+    __slots__ = ("channel", "device", "faults", "number", "routes", "unit")
+
+    def __init__(self, device: Device, number: int) -> None:
+        self.device = device
+        self.number = number
+        self.channel: tuple[str, ...] | None = None
+        self.unit: tuple[str | None, ...] | None = None
+        self.routes: tuple[int, ...] = ()
+        self.faults: tuple[Fault, ...] = ()
+
+
+NO_ROUTE = -1
 
 
 class Resolver:
-    """Resolves samples against one registry.
+    """Resolves messages against one registry.
 
     Parameters
     ----------
     registry : Registry
         Devices and channels with their stored ids.
+    rules : TimeRules, optional
+    clock_offset_ms : mapping of str to int, optional
+        By device, what was learned before a restart.
 
     Notes
     -----
-    A sample costs one dictionary look-up and one list append; conversion, time rules and grading are numpy passes over the whole batch.
-    The routes are found at their first sample and kept (at most `ROUTES_MAX`).
+    A message shaped like the last one of its device costs one dictionary look-up and a few list extensions; conversion, time rules and grading are
+    numpy passes over the whole batch. A route is a row of arrays: channel, factor, offset, range, and when its device was registered; it is made
+    when its first sample comes.
 
-    Time rules, all against the instant of receiving: more than 120 s in the future, more than 30 days old, or from before the device was
-    registered goes to quarantine and moves nothing; more than 1 h old is flagged ``HISTORICAL``.
+    Time rules, against the instant of receiving and after the clock offset was taken off (`ingest.clocks`): too far in the future, too old, or from
+    before the device was registered goes to quarantine and moves nothing; more than 1 h old is flagged ``HISTORICAL``.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, rules: TimeRules | None = None, clock_offset_ms: Mapping[str, int] | None = None) -> None:
         self.registry = registry
-        self._devices: dict[str, Device] = {device.device_id: device for device in registry.devices}
-        self._channels: dict[str, dict[str, Channel]] = {}
-        for channel in registry.channels:
-            self._channels.setdefault(channel.device_id, {})[channel.name] = channel
-        self._routes: dict[tuple[str, str, str | None], _Route | Fault] = {}
+        self.rules = rules or TimeRules()
+        self._known: dict[tuple[str, str], _Known] = {}
+        by_id: dict[str, int] = {}
+        for number, device in enumerate(registry.devices):
+            self._known[device.dialect, device.spoken_address] = _Known(device, number)
+            by_id[device.device_id] = number
+        self._channel_at: list[list[int]] = [[] for _ in registry.devices]
+        for place, channel in enumerate(registry.channels):
+            if channel.device_id in by_id:
+                self._channel_at[by_id[channel.device_id]].append(place)
+        self.clocks = ClockBook(len(registry.devices))
+        for device_id, offset_ms in (clock_offset_ms or {}).items():
+            if device_id in by_id:
+                self.clocks.restore(by_id[device_id], offset_ms)
+        self._routes = _Routes()
+        self._shapes: dict[tuple[int, tuple[str, ...], tuple[str | None, ...] | None], tuple[tuple[int, ...], tuple[Fault, ...]]] = {}
+        self._words: dict[tuple[str | None, ...], tuple[str | None, ...]] = {}
         self._nearest_device: dict[str, str] = {}
         self._searches_left = 0
 
-    def resolve(self, messages: Sequence[tuple[Decoded, int]]) -> Resolved:
-        """Return the readings and faults of messages.
-
-        Parameters
-        ----------
-        messages : sequence of (Decoded, int)
-            With the instant each was received, microseconds since 1970.
-        """
-        routes: list[_Route] = []
-        samples: list[Sample] = []
-        owner: list[int] = []
+    def resolve(self, items: Sequence[Item]) -> Resolved:
+        """Return the readings and faults of messages."""
+        routes: list[int] = []
+        observed: list[int] = []
+        values: list[float] = []
+        counts: list[int] = []
+        numbers: list[int] = []
         received: list[int] = []
+        owner: list[int] = []
+        unusual: list[tuple[int, int, Decoded]] = []
         faults: list[tuple[int, Fault]] = []
-        unknown: set[str] = set()
-        known = self._routes
+        strangers: set[tuple[str, str]] = set()
+        known, n = self._known, 0
         self._searches_left = NEAREST_SEARCHES_MAX
-        for index, (decoded, received_us) in enumerate(messages):
-            faults.extend((index, fault) for fault in decoded.faults)
-            if not decoded.samples:
+        for index, (dialect, decoded, received_us) in enumerate(items):
+            if decoded.faults:
+                faults.extend((index, fault) for fault in decoded.faults)
+            value = decoded.value
+            if not value:
                 continue
-            stranger = self._stranger(decoded)
-            if stranger is not None:
-                if stranger.reason is FaultReason.DEVICE_UNKNOWN and decoded.device_id is not None:
-                    unknown.add(decoded.device_id)
-                faults.append((index, stranger))
+            device = known.get((dialect, decoded.device or ""))
+            if device is None or device.device.status is not DeviceStatus.ACTIVE or decoded.site_id not in (None, device.device.site_id):
+                faults.append((index, self._refuse(dialect, decoded, device)))
+                if device is None and decoded.device is not None:
+                    strangers.add((dialect, decoded.device))
                 continue
-            seen: set[tuple[str, str | None]] = set()
-            for sample in decoded.samples:
-                key = (sample.device_id, sample.channel, sample.unit)
-                route = known.get(key)
-                if route is None:
-                    route = self._find(sample)
-                    if len(known) < ROUTES_MAX:
-                        known[key] = route
-                if type(route) is _Route:
-                    routes.append(route)
-                    samples.append(sample)
-                    owner.append(index)
-                    received.append(received_us)
-                elif isinstance(route, Fault) and (sample.channel, sample.unit) not in seen:
-                    seen.add((sample.channel, sample.unit))
-                    faults.append((index, route))
-        if not routes:
-            return Resolved(ReadingBatch.empty(), tuple(faults), frozenset(unknown))
-        batch, refused = _columns(routes, samples, received)
-        if refused.any():
-            faults.extend(_refusals(np.flatnonzero(refused).tolist(), owner, samples, routes, received))
-        return Resolved(batch if not refused.any() else batch.take(~refused), tuple(faults), frozenset(unknown))
+            if device.channel != decoded.channel or device.unit != decoded.unit:
+                self._reshape(device, decoded)
+            if device.faults:
+                faults.extend((index, fault) for fault in device.faults)
+            count = len(value)
+            if decoded.quality is not None or decoded.reason is not None or decoded.from_reception or decoded.historical:
+                unusual.append((n, n + count, decoded))
+            routes += device.routes
+            observed += decoded.observed_us
+            values += value
+            counts.append(count)
+            numbers.append(device.number)
+            received.append(received_us)
+            owner.append(index)
+            n += count
+        nothing = np.empty(0, np.int64)
+        if not n:
+            return Resolved(ReadingBatch.empty(), tuple(faults), frozenset(strangers), nothing, nothing, nothing)
+        rows = _Rows(np.array(routes, np.int64), np.array(values, np.float64), np.array(counts, np.int64), np.array(received, np.int64))
+        rows.observed_us = _instants(observed)
+        return self._judge(items, rows, np.array(numbers, np.int64), unusual, owner, faults, strangers)
 
-    def _stranger(self, decoded: Decoded) -> Fault | None:
-        """Return why nothing of this device may be taken, or None."""
-        device_id = decoded.device_id or ""
-        device = self._devices.get(device_id)
-        if device is None:
-            return Fault(FaultReason.DEVICE_UNKNOWN, f"no device '{device_id}' is registered{self._near_device(device_id)}", device_id)
-        if decoded.site_id is not None and decoded.site_id != device.site_id:
-            message = f"device '{device_id}' is registered at site '{device.site_id}', got a message for site '{decoded.site_id}'"
-            return Fault(FaultReason.DEVICE_UNKNOWN, message, device_id)
-        if device.status is not DeviceStatus.ACTIVE:
-            return Fault(
-                FaultReason.DEVICE_NOT_ACTIVE, f"device '{device_id}' must be active to be heard, it is {device.status.value}", device_id
-            )
-        return None
+    def learn(self, resolved: Resolved) -> list[tuple[str, int, int]]:
+        """Take in the clocks of committed messages; return (device id, offset in ms, since when) of those that changed."""
+        if not len(resolved.device):
+            return []
+        changes = self.clocks.learn(resolved.device, resolved.ahead_us, resolved.received_us)
+        return [(self.registry.devices[change.device].device_id, change.offset_ms, change.since_us) for change in changes]
 
-    def _near_device(self, device_id: str) -> str:
+    def _judge(
+        self,
+        items: Sequence[Item],
+        rows: _Rows,
+        numbers: NDArray[np.int64],
+        unusual: Sequence[tuple[int, int, Decoded]],
+        owner: Sequence[int],
+        faults: list[tuple[int, Fault]],
+        strangers: set[tuple[str, str]],
+    ) -> Resolved:
+        """Apply units, time rules and grades to all rows at once."""
+        n, counts, received_us = len(rows.route), rows.count, rows.received_us
+        single = len(counts) == n
+        each_received = received_us if single else np.repeat(received_us, counts)
+        each_offset = self.clocks.offset_ms(numbers) if single else np.repeat(self.clocks.offset_ms(numbers), counts)
+        quality, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        history = np.zeros(n, np.bool_)
+        own_time = np.ones(n, np.bool_)
+        for start, stop, decoded in unusual:
+            if decoded.quality is not None:
+                quality[start:stop] = decoded.quality
+            if decoded.reason is not None:
+                reason[start:stop] = decoded.reason
+            if decoded.historical:
+                history[start:stop] = decoded.historical
+            if decoded.from_reception:
+                ours = np.array(decoded.from_reception, np.bool_)
+                own_time[start:stop] = ~ours
+                rows.observed_us[start:stop] += np.where(ours, each_received[start:stop], 0)
+        if not own_time.all():
+            each_offset = np.where(own_time, each_offset, np.int32(0))
+        observed_us = rows.observed_us
+        table = self._routes.table()
+        route = rows.route
+        with np.errstate(over="ignore"):
+            value = rows.value * table.factor[route] + table.offset[route]
+        quality, reason = grade(value, table.range_min[route], table.range_max[route], quality, reason)
+        age_us = each_received - observed_us
+        if each_offset.any():
+            age_us = age_us + each_offset.astype(np.int64) * 1000
+            wrong_clock = (each_offset.astype(np.int64) * 1000 >= CLOCK_SHOWN_US_MIN) & (quality == Quality.GOOD)
+            quality = np.where(wrong_clock, np.uint8(Quality.SUSPECT), quality)
+            reason = np.where(wrong_clock, np.uint8(QualityReason.CLOCK_OFFSET), reason)
+        rules = self.rules
+        refused = (age_us < -rules.future_us_max) | (age_us > rules.age_us_max) | (observed_us < table.registered_us[route])
+        refused |= ~np.isfinite(value)
+        no_route = route == NO_ROUTE
+        history |= age_us > HISTORICAL_S_MIN * SECOND_US
+        flags = np.where(history, np.uint8(ReadingFlag.HISTORICAL), np.uint8(ReadingFlag.NONE))
+        batch = ReadingBatch(
+            table.channel_id[route], observed_us, each_received, value, quality, reason, flags, each_offset.astype(np.int32)
+        )
+        refused_rows = np.flatnonzero(refused & ~no_route)
+        if len(refused_rows):
+            of_message = np.repeat(np.arange(len(counts)), counts)
+            starts = np.cumsum(counts) - counts
+            faults.extend(self._refusals(items, refused_rows, of_message, starts, owner, observed_us, each_received, each_offset))
+        keep = ~(refused | no_route)
+        newest = np.maximum.reduceat(np.where(own_time & ~no_route, observed_us, np.iinfo(np.int64).min // 2), np.cumsum(counts) - counts)
+        timed = newest > np.iinfo(np.int64).min // 4
+        return Resolved(
+            batch if keep.all() else batch.take(keep),
+            tuple(faults),
+            frozenset(strangers),
+            numbers[timed],
+            newest[timed] - received_us[timed],
+            received_us[timed],
+        )
+
+    def _refusals(
+        self,
+        items: Sequence[Item],
+        rows: NDArray[np.int64],
+        of_message: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        owner: Sequence[int],
+        observed_us: NDArray[np.int64],
+        received_us: NDArray[np.int64],
+        offset_ms: NDArray[np.int32],
+    ) -> list[tuple[int, Fault]]:
+        """Return one fault a message and reason: the first row's, with the number of further ones."""
+        first: dict[tuple[int, FaultReason], str] = {}
+        count: dict[tuple[int, FaultReason], int] = {}
+        where: dict[tuple[int, FaultReason], tuple[str, str]] = {}
+        for row in rows.tolist():
+            message = int(of_message[row])
+            dialect, decoded, _ = items[owner[message]]
+            device = self._known[dialect, decoded.device or ""].device
+            place = row - int(starts[message])
+            event_us = int(observed_us[row]) - int(offset_ms[row]) * 1000
+            reason = refusal_reason(self.rules, event_us, int(observed_us[row]), int(received_us[row]), to_us(device.registered_at))
+            key = owner[message], reason
+            count[key] = count.get(key, 0) + 1
+            if key not in first:
+                unit = None if decoded.unit is None else decoded.unit[place]
+                first[key] = refusal_message(
+                    self.rules,
+                    reason,
+                    device,
+                    decoded.channel[place],
+                    float(decoded.value[place]),
+                    unit,
+                    event_us,
+                    int(observed_us[row]),
+                    int(received_us[row]),
+                )
+                where[key] = device.device_id, decoded.channel[place]
+        return [
+            (key[0], Fault(key[1], text if count[key] == 1 else f"{text}; and {count[key] - 1} more of this message", *where[key]))
+            for key, text in first.items()
+        ]
+
+    def _refuse(self, dialect: str, decoded: Decoded, known: _Known | None) -> Fault:
+        """Return why nothing of this device may be taken."""
+        address = decoded.device or ""
+        if known is None:
+            return Fault(FaultReason.DEVICE_UNKNOWN, f"no device '{address}' is registered{self._near_device(dialect, address)}", address)
+        device = known.device
+        if decoded.site_id not in (None, device.site_id):
+            message = f"device '{address}' is registered at site '{device.site_id}', got a message for site '{decoded.site_id}'"
+            return Fault(FaultReason.DEVICE_UNKNOWN, message, device.device_id)
+        message = f"device '{address}' must be active to be heard, it is {device.status.value}"
+        return Fault(FaultReason.DEVICE_NOT_ACTIVE, message, device.device_id)
+
+    def _near_device(self, dialect: str, address: str) -> str:
         """Return the hint for an unknown device; a search costs milliseconds, so their number in one call is limited."""
-        hint = self._nearest_device.get(device_id)
+        hint = self._nearest_device.get(address)
         if hint is None:
             if self._searches_left <= 0:
                 return ""
             self._searches_left -= 1
-            hint = _nearest(device_id, self._devices)
+            hint = _nearest(address, [spoken for spoken_in, spoken in self._known if spoken_in == dialect])
+            if not hint and any(spoken == address for _, spoken in self._known):
+                hint = f" for the dialect '{dialect}'; it is registered for another one"
             if len(self._nearest_device) < NEAREST_KEPT_MAX:
-                self._nearest_device[device_id] = hint
+                self._nearest_device[address] = hint
         return hint
 
-    def _find(self, sample: Sample) -> _Route | Fault:
-        channels = self._channels.get(sample.device_id, {})
-        channel = channels.get(sample.channel)
-        if channel is None:
-            message = f"device '{sample.device_id}' has no channel '{sample.channel}'{_nearest(sample.channel, channels)}"
-            return Fault(FaultReason.CHANNEL_UNKNOWN, message, sample.device_id, sample.channel)
-        canonical = CANONICAL_UNIT[channel.quantity]
-        unit = channel.device_unit if sample.unit is None else sample.unit
-        found = conversion(unit, canonical)
+    def _reshape(self, device: _Known, decoded: Decoded) -> None:
+        """Find the routes of a message that is not shaped like the last one of its device."""
+        key = device.number, decoded.channel, decoded.unit
+        found = self._shapes.get(key)
         if found is None:
-            where = "the registry" if sample.unit is None else "the message"
-            message = f"the unit of '{sample.channel}' must convert to {canonical}, {where} says {unit!a} (device '{sample.device_id}')"
-            return Fault(FaultReason.UNIT_UNKNOWN, message, sample.device_id, sample.channel)
-        registered_us = to_us(self._devices[sample.device_id].registered_at)
-        return _Route(channel.channel_id, found[0], found[1], channel.range_min, channel.range_max, registered_us)
+            found = self._find(device, decoded)
+            if len(self._shapes) < SHAPES_MAX and device.channel is not None:
+                self._shapes[key] = found
+        device.channel = self._word(decoded.channel)  # type: ignore[assignment]  # channels are never None
+        device.unit = None if decoded.unit is None else self._word(decoded.unit)
+        device.routes, device.faults = found
+
+    def _word(self, word: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Return the one copy of a tuple that many devices send."""
+        if len(self._words) >= SHAPES_MAX:
+            return word
+        return self._words.setdefault(word, word)
+
+    def _find(self, known: _Known, decoded: Decoded) -> tuple[tuple[int, ...], tuple[Fault, ...]]:
+        channels = {c.spoken_address: c for c in (self.registry.channels[i] for i in self._channel_at[known.number])}
+        routes: list[int] = []
+        faults: dict[tuple[str, str | None], Fault] = {}
+        units = decoded.unit or (None,) * len(decoded.channel)
+        for name, unit in zip(decoded.channel, units, strict=True):
+            route = self._route(known.device, channels, name, unit)
+            if isinstance(route, Fault):
+                faults.setdefault((name, unit), route)
+                routes.append(NO_ROUTE)
+            else:
+                routes.append(route)
+        return tuple(routes), tuple(faults.values())
+
+    def _route(self, device: Device, channels: Mapping[str, Channel], name: str, unit: str | None) -> int | Fault:
+        channel = channels.get(name)
+        if channel is None:
+            message = f"device '{device.device_id}' has no channel '{name}'{_nearest(name, channels)}"
+            return Fault(FaultReason.CHANNEL_UNKNOWN, message, device.device_id, name)
+        canonical = CANONICAL_UNIT[channel.quantity]
+        spoken = channel.device_unit if unit is None else unit
+        found = conversion(spoken, canonical)
+        if found is None:
+            where = "the registry" if unit is None else "the message"
+            message = f"the unit of '{name}' must convert to {canonical}, {where} says {spoken!a} (device '{device.device_id}')"
+            return Fault(FaultReason.UNIT_UNKNOWN, message, device.device_id, name)
+        return self._routes.number(channel, found, to_us(device.registered_at))
 
 
-def _columns(routes: list[_Route], samples: list[Sample], received: list[int]) -> tuple[ReadingBatch, NDArray[np.bool_]]:
-    """Return all rows as a batch, and a mask of those whose time or converted value is refused."""
-    n = len(routes)
-    observed_us = np.fromiter((s.observed_us for s in samples), np.int64, n)
-    received_us = np.fromiter(received, np.int64, n)
-    value = np.fromiter((s.value for s in samples), np.float64, n)
-    factor = np.fromiter((r.factor for r in routes), np.float64, n)
-    offset = np.fromiter((r.offset for r in routes), np.float64, n)
-    with np.errstate(over="ignore"):
-        value = value * factor + offset
-    quality, reason = grade(
-        value,
-        np.fromiter((r.range_min for r in routes), np.float64, n),
-        np.fromiter((r.range_max for r in routes), np.float64, n),
-        np.fromiter((s.quality for s in samples), np.uint8, n),
-        np.fromiter((s.reason for s in samples), np.uint8, n),
-    )
-    registered_us = np.fromiter((r.registered_us for r in routes), np.int64, n)
-    age_us = received_us - observed_us
-    refused = (age_us < -FUTURE_S_MAX * SECOND_US) | (age_us > AGE_D_MAX * DAY_US) | (observed_us < registered_us) | ~np.isfinite(value)
-    flags = np.where(age_us > HISTORICAL_S_MIN * SECOND_US, np.uint8(ReadingFlag.HISTORICAL), np.uint8(ReadingFlag.NONE))
-    channel_id = np.fromiter((r.channel_id for r in routes), np.int32, n)
-    return ReadingBatch(channel_id, observed_us, received_us, value, quality, reason, flags), refused
+class _Rows:
+    """The columns of a call while they are judged."""
+
+    __slots__ = ("count", "observed_us", "received_us", "route", "value")
+
+    def __init__(
+        self, route: NDArray[np.int64], value: NDArray[np.float64], count: NDArray[np.int64], received_us: NDArray[np.int64]
+    ) -> None:
+        self.route, self.value, self.count, self.received_us = route, value, count, received_us
+        self.observed_us = np.empty(0, np.int64)
 
 
-def _refusals(
-    rows: Sequence[int], owner: Sequence[int], samples: Sequence[Sample], routes: Sequence[_Route], received: Sequence[int]
-) -> list[tuple[int, Fault]]:
-    """Return one fault a message and reason: the first row's, with the number of further ones."""
-    first: dict[tuple[int, FaultReason], Fault] = {}
-    count: dict[tuple[int, FaultReason], int] = {}
-    for row in rows:
-        key = owner[row], _refusal_reason(samples[row], routes[row], received[row])
-        if key not in first:
-            first[key] = Fault(
-                key[1], _refusal_message(key[1], samples[row], routes[row], received[row]), samples[row].device_id, samples[row].channel
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Routes as arrays; the last row stands for `NO_ROUTE`."""
+
+    channel_id: NDArray[np.int32]
+    factor: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    range_min: NDArray[np.float64]
+    range_max: NDArray[np.float64]
+    registered_us: NDArray[np.int64]
+
+
+class _Routes:
+    """Where samples go: rows found by (channel, unit), handed out as arrays."""
+
+    def __init__(self) -> None:
+        self._number: dict[tuple[int, tuple[float, float]], int] = {}
+        self._rows: list[tuple[int, float, float, float, float, int]] = []
+        self._table: _Table | None = None
+
+    def number(self, channel: Channel, conversion: tuple[float, float], registered_us: int) -> int:
+        """Return the row of a channel that is spoken to in one unit."""
+        key = channel.channel_id, conversion
+        found = self._number.get(key)
+        if found is None:
+            found = self._number[key] = len(self._rows)
+            self._rows.append((channel.channel_id, *conversion, channel.range_min, channel.range_max, registered_us))
+            self._table = None
+        return found
+
+    def table(self) -> _Table:
+        """Return the arrays; made anew only after a route was added."""
+        if self._table is None:
+            rows = [*self._rows, (0, 1.0, 0.0, -np.inf, np.inf, np.iinfo(np.int64).min)]
+            channel_id, factor, offset, range_min, range_max, registered_us = zip(*rows, strict=True)
+            self._table = _Table(
+                np.array(channel_id, np.int32),
+                np.array(factor, np.float64),
+                np.array(offset, np.float64),
+                np.array(range_min, np.float64),
+                np.array(range_max, np.float64),
+                np.array(registered_us, np.int64),
             )
-        count[key] = count.get(key, 0) + 1
-    return [
-        (key[0], fault if count[key] == 1 else replace(fault, message=f"{fault.message}; and {count[key] - 1} more of this message"))
-        for key, fault in first.items()
-    ]
+        return self._table
 
 
-def _refusal_reason(sample: Sample, route: _Route, received_us: int) -> FaultReason:
-    age_us = received_us - sample.observed_us
-    if age_us < -FUTURE_S_MAX * SECOND_US:
-        return FaultReason.TIME_FUTURE
-    if age_us > AGE_D_MAX * DAY_US or sample.observed_us < route.registered_us:
-        return FaultReason.TIME_TOO_OLD
-    return FaultReason.VALUE_NOT_FINITE
+def _instants(observed: list[int]) -> NDArray[np.int64]:
+    """Return instants as an array; what does not fit 64 bits is as far away as can be."""
+    try:
+        return np.array(observed, np.int64)
+    except OverflowError:
+        low, high = -(2**62), 2**62
+        return np.array([min(max(at, low), high) for at in observed], np.int64)
 
 
-def _refusal_message(reason: FaultReason, sample: Sample, route: _Route, received_us: int) -> str:
-    age_us = received_us - sample.observed_us
-    at = _iso(sample.observed_us)
-    where = f"(device '{sample.device_id}', channel '{sample.channel}')"
-    if reason is FaultReason.TIME_FUTURE:
-        return f"'at' must be at most {FUTURE_S_MAX} s after the message was received, got {at}, {_span(-age_us)} ahead {where}"
-    if reason is FaultReason.VALUE_NOT_FINITE:
-        return f"'{sample.channel}' must be finite in the canonical unit, got {sample.value!r} {sample.unit or ''} {where}"
-    if age_us > AGE_D_MAX * DAY_US:
-        return f"'at' must be at most {AGE_D_MAX} days old, got {at}, {_span(age_us)} old {where}"
-    return f"'at' must not be before the device was registered at {_iso(route.registered_us)}, got {at} {where}"
-
-
-def _iso(us: int) -> str:
-    """Return an instant for people, to the second; what lies outside the years 1 to 9999 is shown as the nearest end."""
-    return from_us(min(max(us, _FIRST_US), _LAST_US)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-_FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
-_LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
-
-
-def _span(us: int) -> str:
-    """Return a length of time for people.
-
-    Examples
-    --------
-    >>> _span(150 * SECOND_US), _span(5 * HOUR_US), _span(40 * DAY_US)
-    ('150 s', '5.0 h', '40.0 days')
-    """
-    if us < HOUR_US:
-        return f"{us // SECOND_US} s"
-    return f"{us / HOUR_US:.1f} h" if us < 2 * DAY_US else f"{us / DAY_US:.1f} days"
-
-
-def _nearest(name: str, known: Sequence[str] | dict[str, Channel] | dict[str, Device]) -> str:
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Channel]) -> str:
     """Return ``"; nearest known: 'x'"``, or nothing when nothing is near."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; nearest known: '{found[0]}'" if found else ""

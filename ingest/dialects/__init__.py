@@ -11,15 +11,15 @@ from underway.model import Fault, FaultReason
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A wire format: its name, the MQTT topic filter it is spoken on, and its pure decoder."""
+    """A wire format: its name, the MQTT topic filters it is spoken on (also those of its subscription), and its pure decoder."""
 
     name: str
-    topic_filter: str
+    topic_filters: tuple[str, ...]
     decode: Decode
 
 
 DIALECTS: tuple[Dialect, ...] = (
-    Dialect(native.NAME, native.TOPIC_FILTER, native.decode),
+    Dialect(native.NAME, native.TOPIC_FILTERS, native.decode),
 )  # fmt: skip
 
 NO_DIALECT = "none"
@@ -44,20 +44,25 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
 
 def dialect_of(topic: str) -> Dialect | None:
     """Return the dialect spoken on a topic, or None."""
-    return next((dialect for dialect in DIALECTS if topic_matches(dialect.topic_filter, topic)), None)
+    return next((d for d in DIALECTS if any(topic_matches(f, topic) for f in d.topic_filters)), None)
+
+
+_FIRST_LEVEL: dict[str, Dialect | None] = {}
+"""Where the first level of a topic decides alone, which it does: each dialect has its own."""
+for _dialect in DIALECTS:
+    for _filter in _dialect.topic_filters:
+        _level = _filter.partition("/")[0]
+        _FIRST_LEVEL[_level] = None if _FIRST_LEVEL.get(_level, _dialect) is not _dialect else _dialect
 
 
 def decode(topic: str, payload: bytes) -> tuple[str, Decoded]:
-    """Return the name of the dialect spoken on `topic` and what it makes of the message; never raises."""
-    dialect = _ONLY if _ONLY is not None else dialect_of(topic)
+    """Return the name of the dialect spoken on `topic` and what it makes of the message; never raises.
+
+    The first level of the topic chooses the dialect, whose decoder judges the rest of the topic itself.
+    """
+    dialect = _FIRST_LEVEL.get(topic.partition("/")[0]) or dialect_of(topic)
     if dialect is None:
-        fault = Fault(
-            FaultReason.TOPIC_UNKNOWN,
-            f"no dialect is spoken on topic {topic[:160]!r}; known: {', '.join(d.topic_filter for d in DIALECTS)}",
-        )
-        return NO_DIALECT, Decoded(None, (), (fault,))
+        filters = ", ".join(f for d in DIALECTS for f in d.topic_filters)
+        fault = Fault(FaultReason.TOPIC_UNKNOWN, f"no dialect is spoken on topic {topic[:160]!a}; known: {filters}")
+        return NO_DIALECT, Decoded(None, faults=(fault,))
     return dialect.name, dialect.decode(topic, payload)
-
-
-_ONLY = DIALECTS[0] if len(DIALECTS) == 1 else None
-"""With one dialect there is nothing to choose; its decoder judges the topic itself."""

@@ -17,16 +17,18 @@ from ingest.decoded import (
     DEVICE_PATTERN,
     PAYLOAD_BYTES_MAX,
     READINGS_MAX,
+    SAMPLES_MAX,
     UNIT_CHARS_MAX,
     VALUES_MAX,
     Decoded,
     FaultList,
+    Samples,
     shown,
 )
-from underway.model import EPOCH_AT, Fault, FaultReason, Quality, QualityReason, Sample
+from underway.model import EPOCH_AT, Fault, FaultReason, Quality, QualityReason
 
 NAME = "native"
-TOPIC_FILTER = "uw/+/+/telemetry"
+TOPIC_FILTERS = ("uw/+/+/telemetry",)
 TOPIC_CHARS_MAX = 160
 AT_CHARS_MAX = 40
 AT_MS_MAX = 253_402_300_799_999
@@ -45,6 +47,18 @@ MICROSECOND = timedelta(microseconds=1)
 _decode_json = msgspec.json.Decoder().decode
 
 
+class _Plain(msgspec.Struct):
+    """The common message, as the parser can check it by itself; anything else is looked at field by field."""
+
+    at: str | int
+    values: dict[str, float]
+    units: dict[str, str] = {}
+    readings: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+
+
 def decode(topic: str, payload: bytes) -> Decoded:
     """Return what one message says; never raises.
 
@@ -56,7 +70,7 @@ def decode(topic: str, payload: bytes) -> Decoded:
         ``uw/{site_id}/{device_id}/telemetry``.
     payload : bytes
         UTF-8 JSON, at most 256 kB: ``{"at", "values", "units"}`` or ``{"readings": [{"at", "values"}, ...], "units"}``; at most 1000 readings
-        of 64 values each.
+        of 64 values each, 10,000 values in all.
 
     Returns
     -------
@@ -70,22 +84,58 @@ def decode(topic: str, payload: bytes) -> Decoded:
     Examples
     --------
     >>> got = decode("uw/town/pr-113/telemetry", b'{"at":"1970-01-01T00:00:02Z","values":{"pressure":341.5,"battery":"n/a"},"units":{"battery":"V"}}')
-    >>> [(s.channel, s.value, s.observed_us) for s in got.samples]
-    [('pressure', 341.5, 2000000)]
+    >>> got.device, got.channel, got.value, got.observed_us
+    ('pr-113', ('pressure',), [341.5], [2000000])
     >>> got.faults[0].message
     "'battery' must be a finite number in V, got 'n/a' (topic 'uw/town/pr-113/telemetry', field 2 of 2)"
     """
     address = _address(topic) if len(topic) <= TOPIC_CHARS_MAX else None
     if address is None:
         message = f"a topic must look like 'uw/{{site}}/{{device}}/telemetry', got {topic[:TOPIC_CHARS_MAX]!a}"
-        return Decoded(None, (), (Fault(FaultReason.TOPIC_UNKNOWN, message),))
+        return Decoded(None, faults=(Fault(FaultReason.TOPIC_UNKNOWN, message),))
     site_id, device_id = address
+    if len(payload) <= PAYLOAD_BYTES_MAX:
+        try:
+            plain = _decode_plain(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            found = _plain(device_id, site_id, plain)
+            if found is not None:
+                return found
     faults = FaultList(device_id)
     document = _document(topic, payload, faults)
-    samples: list[Sample] = []
+    samples = Samples()
     if document is not None:
-        _message(topic, device_id, document, samples, faults)
-    return Decoded(device_id, tuple(samples), faults.result(), site_id)
+        _message(topic, document, samples, faults)
+    return samples.decoded(device_id, faults.result(), site_id)
+
+
+def _plain(device_id: str, site_id: str, plain: _Plain) -> Decoded | None:
+    """Return the samples of a message with nothing unusual in it, else None."""
+    at, values = plain.at, plain.values
+    observed_us = _milliseconds_us(at) if type(at) is int else _instant_us(at) if len(at) <= AT_CHARS_MAX else None  # type: ignore[arg-type]
+    names = tuple(values)
+    if (
+        observed_us is None
+        or plain.readings is not msgspec.UNSET
+        or not _are_channel_names(names)
+        or not all(map(isfinite, values.values()))
+    ):
+        return None
+    unit: tuple[str | None, ...] | None = None
+    if plain.units:
+        units = plain.units
+        if not all(1 <= len(text) <= UNIT_CHARS_MAX for text in units.values()):
+            return None
+        unit = tuple([units.get(name) for name in names])
+    n = len(names)
+    return Decoded(device_id, names, (observed_us,) * n, tuple(values.values()), unit, site_id=site_id)
+
+
+@lru_cache(maxsize=4096)
+def _are_channel_names(names: tuple[str, ...]) -> bool:
+    return 1 <= len(names) <= VALUES_MAX and all(CHANNEL_PATTERN.fullmatch(name) for name in names)
 
 
 @lru_cache(maxsize=16_384)
@@ -134,7 +184,7 @@ def _document(topic: str, payload: bytes, faults: FaultList) -> dict[str, Any] |
     return document
 
 
-def _message(topic: str, device_id: str, document: dict[str, Any], samples: list[Sample], faults: FaultList) -> None:
+def _message(topic: str, document: dict[str, Any], samples: Samples, faults: FaultList) -> None:
     units: dict[str, str] = document.get("units", _NO_UNITS)
     if not isinstance(units, dict):
         # without its unit a value could be read wrong by a factor: better no value
@@ -152,7 +202,7 @@ def _message(topic: str, device_id: str, document: dict[str, Any], samples: list
             )
             unreadable.add(channel)
     if "readings" not in document:
-        _reading(topic, device_id, document, units, unreadable, samples, faults, "")
+        _reading(topic, document, units, unreadable, samples, faults, "")
         return
     readings = document["readings"]
     if "values" in document or "at" in document:
@@ -171,8 +221,14 @@ def _message(topic: str, device_id: str, document: dict[str, Any], samples: list
         )
     for number, reading in enumerate(readings[:READINGS_MAX], 1):
         place = f", reading {number} of {total}"
+        if len(samples) >= SAMPLES_MAX:
+            faults.add(
+                FaultReason.TOO_MANY_READINGS,
+                f"a message must hold at most {SAMPLES_MAX} values, got more; taken up to reading {number - 1} of {total} ({_where(topic)})",
+            )
+            return
         if isinstance(reading, dict):
-            _reading(topic, device_id, reading, units, unreadable, samples, faults, place)
+            _reading(topic, reading, units, unreadable, samples, faults, place)
         else:
             faults.add(
                 FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({_where(topic)}{place})"
@@ -184,11 +240,10 @@ _NO_UNITS: dict[str, str] = {}
 
 def _reading(
     topic: str,
-    device_id: str,
     reading: dict[str, Any],
     units: dict[str, str],
     unreadable: set[str],
-    samples: list[Sample],
+    samples: Samples,
     faults: FaultList,
     place: str,
 ) -> None:
@@ -242,7 +297,7 @@ def _reading(
             assert problem is not None
             faults.add(problem[0], f"{problem[1]} ({_where(topic)}{place}, field {number} of {len(values)})", channel)
             continue
-        samples.append(Sample(device_id, channel, observed_us, finite, units.get(channel), quality[0], quality[1]))
+        samples.add(channel, observed_us, finite, units.get(channel), quality[0], quality[1])
 
 
 @lru_cache(maxsize=4096)

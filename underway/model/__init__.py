@@ -53,7 +53,6 @@ from underway.model.readings import (
     QualityReason,
     ReadingBatch,
     ReadingFlag,
-    Sample,
 )
 from underway.model.work import (
     Alarm,
@@ -125,7 +124,6 @@ __all__ = [
     "ReadingFlag",
     "Registry",
     "Role",
-    "Sample",
     "SettingsError",
     "Shift",
     "Signal",

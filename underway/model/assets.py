@@ -121,7 +121,11 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A box with an address: it publishes on ``uw/{site_id}/{device_id}/telemetry`` in the native dialect."""
+    """A box with an address.
+
+    ``dialect`` is how it speaks, ``address`` what that dialect calls it (docs/dialects): a LoRaWAN DevEUI, a Sparkplug ``group/edge/device``.
+    Empty: the ``device_id`` itself.
+    """
 
     device_id: str
     site_id: str
@@ -133,6 +137,12 @@ class Device:
     status: DeviceStatus = DeviceStatus.ACTIVE
     geometry: Mapping[str, Any] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    address: str = ""
+
+    @property
+    def spoken_address(self) -> str:
+        """Return what its dialect calls it."""
+        return self.address or self.device_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,8 @@ class Channel:
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.
     also_zone_id : str or None
         The zone on the other side of a boundary meter; there the sign is the opposite.
+    address : str
+        What the device calls it, for example ``Flow/m3h``; empty: the ``name`` itself.
     """
 
     channel_id: int
@@ -173,6 +185,12 @@ class Channel:
     resolution: float = 0.0
     sign: int = 1
     also_zone_id: str | None = None
+    address: str = ""
+
+    @property
+    def spoken_address(self) -> str:
+        """Return what its device calls it."""
+        return self.address or self.name
 
 
 @dataclass(frozen=True, slots=True)

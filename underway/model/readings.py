@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag, StrEnum
 
 import numpy as np
@@ -46,6 +46,8 @@ class FaultReason(StrEnum):
     PAYLOAD_TOO_LARGE = "payload_too_large"
     PAYLOAD_NOT_UTF8 = "payload_not_utf8"
     PAYLOAD_NOT_JSON = "payload_not_json"
+    PAYLOAD_NOT_CBOR = "payload_not_cbor"
+    PAYLOAD_NOT_PROTOBUF = "payload_not_protobuf"
     SCHEMA = "schema"
     VALUE_NOT_FINITE = "value_not_finite"
     VALUE_TYPE = "value_type"
@@ -57,23 +59,8 @@ class FaultReason(StrEnum):
     DEVICE_NOT_ACTIVE = "device_not_active"
     CHANNEL_UNKNOWN = "channel_unknown"
     TOO_MANY_READINGS = "too_many_readings"
+    BIRTH_MISSING = "birth_missing"
     INTERNAL = "internal"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A value as the device said it.
-
-    ``unit`` is None when the payload names none; ``observed_us`` is microseconds since 1970 (UTC).
-    """
-
-    device_id: str
-    channel: str
-    observed_us: int
-    value: float
-    unit: str | None = None
-    quality: Quality = Quality.GOOD
-    reason: QualityReason = QualityReason.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +86,8 @@ class ReadingBatch:
         In the canonical unit of the channel's quantity.
     quality, reason, flags : ndarray of uint8, shape (n,)
         `Quality`, `QualityReason`, `ReadingFlag`.
+    clock_offset_ms : ndarray of int32, shape (n,)
+        How far the device's clock was ahead, as estimated; 0 when left out. See `in_event_time`.
     """
 
     channel_id: NDArray[np.int32]
@@ -108,8 +97,11 @@ class ReadingBatch:
     quality: NDArray[np.uint8]
     reason: NDArray[np.uint8]
     flags: NDArray[np.uint8]
+    clock_offset_ms: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
+        if len(self.clock_offset_ms) == 0 and len(self.channel_id):
+            object.__setattr__(self, "clock_offset_ms", np.zeros(len(self.channel_id), np.int32))
         lengths = {name: len(getattr(self, name)) for name in COLUMN_DTYPE}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a batch must have one length, got {lengths!r}")
@@ -124,6 +116,22 @@ class ReadingBatch:
     def in_event_order(self) -> ReadingBatch:
         """Return the rows sorted by (observed_us, channel_id), stable."""
         return self.take(np.lexsort((self.channel_id, self.observed_us)))
+
+    def in_event_time(self) -> ReadingBatch:
+        """Return the rows with the clock offset taken off ``observed_us``: when it happened, as well as we know.
+
+        The store keeps what the device said, which is the key; detectors get this.
+
+        Examples
+        --------
+        >>> batch = replace(ReadingBatch.from_columns([7], [3_600_000_000], [1.5]), clock_offset_ms=np.array([3_600_000], np.int32))
+        >>> batch.in_event_time().observed_us.tolist(), batch.observed_us.tolist()
+        ([0], [3600000000])
+        """
+        if not self.clock_offset_ms.any():
+            return self
+        shifted = self.observed_us - self.clock_offset_ms.astype(np.int64) * 1000
+        return replace(self, observed_us=shifted, clock_offset_ms=np.zeros(len(self), np.int32))
 
     @classmethod
     def empty(cls) -> ReadingBatch:
@@ -183,4 +191,5 @@ COLUMN_DTYPE: dict[str, type[np.generic]] = {
     "quality": np.uint8,
     "reason": np.uint8,
     "flags": np.uint8,
+    "clock_offset_ms": np.int32,
 }

@@ -16,18 +16,18 @@ AT = "2026-03-01T02:15:00Z"
 def test_decode_bad_field_says_unit_value_topic_and_place() -> None:
     payload = {"at": AT, "values": {"flow": 1.0, "pressure": "n/a", "battery": 3.6}, "units": {"pressure": "kPa"}}
     got = decode(TOPIC, json.dumps(payload).encode())
-    assert [s.channel for s in got.samples] == ["flow", "battery"]
+    assert got.channel == ("flow", "battery")
     assert [f.message for f in got.faults] == [
         "'pressure' must be a finite number in kPa, got 'n/a' (topic 'uw/north/pr-113/telemetry', field 2 of 3)"
     ]
-    assert (got.device_id, got.site_id) == ("pr-113", "north")
+    assert (got.device, got.site_id) == ("pr-113", "north")
 
 
 def test_decode_payload_at_the_limit_is_taken_and_above_it_is_not() -> None:
     start = b'{"at":1,"values":{"a":1},"pad":"'
     at_limit = start + b"x" * (PAYLOAD_BYTES_MAX - len(start) - 2) + b'"}'
     assert len(at_limit) == PAYLOAD_BYTES_MAX
-    assert decode(TOPIC, at_limit).samples
+    assert len(decode(TOPIC, at_limit))
     (fault,) = decode(TOPIC, at_limit + b" ").faults
     assert fault.reason is FaultReason.PAYLOAD_TOO_LARGE
     assert fault.message == "a payload must have at most 262144 bytes, got 262145 (topic 'uw/north/pr-113/telemetry')"
@@ -36,13 +36,13 @@ def test_decode_payload_at_the_limit_is_taken_and_above_it_is_not() -> None:
 def test_decode_more_readings_than_allowed_keeps_the_first() -> None:
     readings = [{"at": i, "values": {"a": i}} for i in range(READINGS_MAX + 5)]
     got = decode(TOPIC, json.dumps({"readings": readings}).encode())
-    assert [s.value for s in got.samples] == list(range(READINGS_MAX))
+    assert list(got.value) == list(range(READINGS_MAX))
     assert [f.reason for f in got.faults] == [FaultReason.TOO_MANY_READINGS]
 
 
 def test_decode_more_values_than_allowed_keeps_the_first() -> None:
     got = decode(TOPIC, json.dumps({"at": AT, "values": {f"c{i}": i for i in range(VALUES_MAX + 5)}}).encode())
-    assert len(got.samples) == VALUES_MAX
+    assert len(got) == VALUES_MAX
     assert [f.reason for f in got.faults] == [FaultReason.TOO_MANY_READINGS]
 
 
@@ -69,7 +69,7 @@ def test_decode_many_faults_are_limited_and_the_rest_counted() -> None:
 )
 def test_decode_other_topic_is_unknown_and_can_be_stored(topic: str) -> None:
     got = decode(topic, b"{}")
-    assert got.device_id is None
+    assert got.device is None
     assert [f.reason for f in got.faults] == [FaultReason.TOPIC_UNKNOWN]
     got.faults[0].message.encode()
     assert "\x00" not in got.faults[0].message
@@ -105,7 +105,7 @@ def test_decode_instant_is_rfc_3339_with_zone_or_milliseconds(at: object, us: in
     if us is None:
         assert [f.reason for f in got.faults] == [FaultReason.TIME_INVALID]
     else:
-        assert [s.observed_us for s in got.samples] == [us]
+        assert list(got.observed_us) == [us]
 
 
 @pytest.mark.parametrize(

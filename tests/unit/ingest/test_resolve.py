@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.decoded import Decoded
-from ingest.resolve import Resolver
+from ingest.resolve import Item, Resolver
 from underway.model import (
     DAY_US,
     HOUR_US,
@@ -23,7 +24,6 @@ from underway.model import (
     Quantity,
     ReadingFlag,
     Registry,
-    Sample,
     Site,
     to_us,
 )
@@ -62,13 +62,12 @@ RESOLVER = Resolver(
 )
 
 
-def said(
-    device_id: str, name: str, value: float, at_us: int = NOW_US, unit: str | None = None, site_id: str | None = "town"
-) -> tuple[Decoded, int]:
-    return Decoded(device_id, (Sample(device_id, name, at_us, value, unit),), (), site_id), NOW_US
+def said(device_id: str, name: str, value: float, at_us: int = NOW_US, unit: str | None = None, site_id: str | None = "town") -> Item:
+    units = None if unit is None else (unit,)
+    return "native", Decoded(device_id, (name,), [at_us], [value], units, site_id=site_id), NOW_US
 
 
-def only_fault(message: tuple[Decoded, int]) -> Fault:
+def only_fault(message: Item) -> Fault:
     got = RESOLVER.resolve([message])
     assert len(got.batch) == 0
     ((index, fault),) = got.faults
@@ -113,17 +112,17 @@ def test_resolve_unit_of_the_message_beats_the_registered_one() -> None:
         (
             said("fm-1", "flow", 1.0, NOW_US + 121 * SECOND_US),
             FaultReason.TIME_FUTURE,
-            "'at' must be at most 120 s after the message was received, got 2026-03-01T12:02:01Z, 121 s ahead (device 'fm-1', channel 'flow')",
+            "the observed time must be at most 120 s after reception, got 2026-03-01T12:02:01Z, 121 s ahead (device 'fm-1', channel 'flow')",
         ),
         (
             said("fm-1", "flow", 1.0, NOW_US - 31 * DAY_US),
             FaultReason.TIME_TOO_OLD,
-            "'at' must be at most 30 days old, got 2026-01-29T12:00:00Z, 31.0 days old (device 'fm-1', channel 'flow')",
+            "the observed time must be at most 30 days old, got 2026-01-29T12:00:00Z, 31.0 days old (device 'fm-1', channel 'flow')",
         ),
         (
             said("new-1", "pressure", 1.0, NOW_US - 2 * HOUR_US),
             FaultReason.TIME_TOO_OLD,
-            "'at' must not be before the device was registered at 2026-03-01T11:00:00Z, got 2026-03-01T10:00:00Z"
+            "the observed time must not be before the device was registered at 2026-03-01T11:00:00Z, got 2026-03-01T10:00:00Z"
             " (device 'new-1', channel 'pressure')",
         ),
         (
@@ -134,7 +133,7 @@ def test_resolve_unit_of_the_message_beats_the_registered_one() -> None:
     ],
     ids=lambda value: value.value if isinstance(value, FaultReason) else None,
 )
-def test_resolve_what_cannot_be_taken_says_why(message: tuple[Decoded, int], reason: FaultReason, text: str) -> None:
+def test_resolve_what_cannot_be_taken_says_why(message: Item, reason: FaultReason, text: str) -> None:
     fault = only_fault(message)
     assert (fault.reason, fault.message) == (reason, text)
 
@@ -166,8 +165,8 @@ def test_resolve_value_out_of_range_is_bad_and_unchanged() -> None:
 
 
 def test_resolve_many_refused_rows_of_a_message_are_one_fault_with_a_count() -> None:
-    samples = tuple(Sample("fm-1", "flow", i, 1.0) for i in range(50))
-    ((_, fault),) = RESOLVER.resolve([(Decoded("fm-1", samples), NOW_US)]).faults
+    decoded = Decoded("fm-1", ("flow",) * 50, list(range(50)), [1.0] * 50)
+    ((_, fault),) = RESOLVER.resolve([("native", decoded, NOW_US)]).faults
     assert fault.message.endswith("; and 49 more of this message")
 
 
@@ -175,7 +174,54 @@ def test_resolve_good_and_bad_together_keeps_the_good_and_names_the_message() ->
     got = RESOLVER.resolve([said("nobody", "x", 1.0), said("fm-1", "flow", 1.0), said("fm-1", "flow", 2.0, 0)])
     assert got.batch.value.tolist() == [1.0]
     assert [index for index, _ in got.faults] == [0, 2]
-    assert got.unknown_devices == {"nobody"}
+    assert got.strangers == {("native", "nobody")}
+
+
+def test_resolve_address_of_the_dialect_finds_device_and_channel() -> None:
+    meter = replace(device("meter-7"), dialect="sparkplug", address="north/rtu-1/inlet")
+    flow = replace(channel(9, "meter-7", "flow", Quantity.FLOW, "m3/h"), address="Flow/m3h")
+    resolver = Resolver(Registry(RESOLVER.registry.site, (), (), (meter,), (flow,)))
+    spoken = Decoded("north/rtu-1/inlet", ("Flow/m3h",), [NOW_US], [41.7])
+    assert resolver.resolve([("sparkplug", spoken, NOW_US)]).batch.channel_id.tolist() == [9]
+    ((_, fault),) = resolver.resolve([("native", spoken, NOW_US)]).faults
+    assert fault.message == "no device 'north/rtu-1/inlet' is registered for the dialect 'native'; it is registered for another one"
+
+
+def test_resolve_shapes_that_take_turns_go_where_they_belong() -> None:
+    one, two = said("fm-1", "flow", 1.0), said("fm-1", "flow", 2.0, unit="L/s")
+    assert RESOLVER.resolve([one, two, one, two, one]).batch.value.tolist() == [1.0, 7.2, 1.0, 7.2, 1.0]
+
+
+def test_resolve_quality_and_time_from_reception_of_one_message_stay_with_it() -> None:
+    graded = Decoded("fm-1", ("flow", "flow"), [-5 * SECOND_US, NOW_US], [1.0, 2.0], None, [1, 0], [2, 0], [True, False])
+    batch = RESOLVER.resolve([said("fm-1", "flow", 3.0), ("native", graded, NOW_US), said("fm-1", "flow", 4.0)]).batch
+    assert batch.observed_us.tolist() == [NOW_US, NOW_US - 5 * SECOND_US, NOW_US, NOW_US]
+    assert batch.quality.tolist() == [0, 1, 0, 0]
+
+
+def test_resolve_device_says_historical_flags_it() -> None:
+    told = Decoded("fm-1", ("flow", "flow"), [NOW_US, NOW_US - 1], [1.0, 2.0], historical=[True, False])
+    assert RESOLVER.resolve([("native", told, NOW_US)]).batch.flags.tolist() == [ReadingFlag.HISTORICAL, 0]
+
+
+def test_resolve_clock_an_hour_ahead_is_quarantined_until_it_is_known_and_taken_then() -> None:
+    resolver, taken = Resolver(RESOLVER.registry), []
+    for minute in range(7):
+        now_us = NOW_US + minute * 60 * SECOND_US
+        spoken = Decoded("fm-1", ("flow",), [now_us + HOUR_US], [1.0])
+        got = resolver.resolve([("native", spoken, now_us)])
+        resolver.learn(got)
+        taken.append(len(got.batch))
+    assert taken == [0, 0, 0, 0, 0, 1, 1]
+    assert got.batch.observed_us.tolist() == [now_us + HOUR_US], "the key is what the device said"
+    assert got.batch.in_event_time().observed_us.tolist() == [now_us]
+    assert (got.batch.quality[0], got.batch.reason[0]) == (Quality.SUSPECT, QualityReason.CLOCK_OFFSET)
+    ahead = Decoded("fm-1", ("flow",), [now_us + HOUR_US + 121 * SECOND_US], [1.0])
+    ((_, fault),) = resolver.resolve([("native", ahead, now_us)]).faults
+    assert fault.message == (
+        "the observed time must be at most 120 s after reception, with its clock 1.0 h ahead, got 2026-03-01T13:08:01Z, 121 s ahead"
+        " (device 'fm-1', channel 'flow')"
+    )
 
 
 def test_resolve_flood_of_unknown_devices_searches_few_names() -> None:
