@@ -1,75 +1,60 @@
-"""Every dialect decodes every golden payload, agrees with its schema and with its page, and never raises."""
+"""Every dialect decodes every golden payload, agrees with its page, keeps the laws, and never raises."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shlex
+import tracemalloc
+import types
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
+from dialect_cases import PAGES, ROOT, Example, case_folders, check_laws, examples, plain, read_case, table_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.decoded import FAULTS_MAX, Decoded
+from ingest.decoded import PAYLOAD_BYTES_MAX
 from ingest.dialects import DIALECTS, Dialect, decode, dialect_of
 from underway.model import FaultReason
 
-ROOT = Path(__file__).resolve().parents[2]
-PAYLOADS = ROOT / "tests" / "data" / "payloads"
 TOPIC = "uw/town/pr-113/telemetry"
+BY_NAME = {d.name: d for d in DIALECTS}
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
+PLAUSIBLE = {d.name: sorted({read_case(path)[0] for path in case_folders(d.name)}) for d in DIALECTS}
+GOLDEN = {d.name: [read_case(path) for path in case_folders(d.name)] for d in DIALECTS}
 
 
 def cases() -> list[Any]:
-    found = sorted(p for d in DIALECTS for p in (PAYLOADS / d.name).iterdir())
-    return [pytest.param(path, id=f"{path.parent.name}/{path.name}") for path in found]
+    return [pytest.param(path, id=f"{d.name}/{path.name}") for d in DIALECTS for path in case_folders(d.name)]
 
 
-def read_case(path: Path) -> tuple[str, bytes]:
-    (payload,) = path.glob("payload.*")
-    return (path / "topic.txt").read_text().removesuffix("\n"), payload.read_bytes()
-
-
-def plain(decoded: Decoded) -> dict[str, Any]:
-    return {
-        "device_id": decoded.device_id,
-        "samples": [[s.channel, s.observed_us, s.value, s.unit, s.quality.name, s.reason.name] for s in decoded.samples],
-        "faults": [[f.reason.value, f.channel, f.message] for f in decoded.faults],
-    }
-
-
-@pytest.fixture(scope="module")
-def native_schema() -> jsonschema.Draft202012Validator:
-    schema = json.loads((ROOT / "ingest" / "schemas" / "native.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+# golden payloads
 
 
 @pytest.mark.parametrize("path", cases())
 def test_dialect_golden_payload_decodes_as_expected(path: Path) -> None:
     topic, payload = read_case(path)
-    _, decoded = decode(topic, payload)
-    assert plain(decoded) == json.loads((path / "expected.json").read_text())
+    name, decoded = decode(topic, payload)
+    assert plain(decoded) == json.loads((path / "expected.json").read_text(encoding="utf-8"))
+    check_laws(BY_NAME[path.parent.name].decode, topic, payload)
+    assert name in (path.parent.name, "none")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
-def test_dialect_has_golden_payloads_of_both_kinds(dialect: Dialect) -> None:
-    decoded = [dialect.decode(*read_case(path)) for path in (PAYLOADS / dialect.name).iterdir()]
-    assert any(d.samples and not d.faults for d in decoded)
-    assert any(d.samples and d.faults for d in decoded)
-    assert any(d.faults and not d.samples for d in decoded)
+@each_dialect
+def test_dialect_has_golden_payloads_of_all_kinds(dialect: Dialect) -> None:
+    decoded = [dialect.decode(topic, payload) for topic, payload in GOLDEN[dialect.name]]
+    assert any((len(d) or d.more is not None) and not d.faults for d in decoded), "one that is all good"
+    assert any((len(d) or d.more is not None) and d.faults for d in decoded), "one that is half good"
+    assert any(d.faults and not len(d) for d in decoded), "one of which nothing can be taken"
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
-@given(topic=st.text(max_size=200), payload=st.binary(max_size=300))
-def test_dialect_any_bytes_on_any_topic_never_raises(dialect: Dialect, topic: str, payload: bytes) -> None:
-    for where in (topic, TOPIC):
-        decoded = dialect.decode(where, payload)
-        assert decoded.samples or decoded.faults
-        assert len(decoded.faults) <= FAULTS_MAX
-
+# arbitrary input
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -78,27 +63,282 @@ JSON = st.recursive(
 )
 
 
-@given(document=JSON)
-def test_native_any_json_never_raises(document: Any) -> None:
-    decoded = decode(TOPIC, json.dumps(document).encode())[1]
-    assert decoded.samples or decoded.faults
+@each_dialect
+@given(topic=st.text(max_size=300), payload=st.binary(max_size=300))
+def test_dialect_any_bytes_on_any_topic_keep_the_laws(dialect: Dialect, topic: str, payload: bytes) -> None:
+    check_laws(dialect.decode, topic, payload)
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"[" * 100_000,
-        b'{"a":' * 60_000,
-        b'{"at":1,"values":{"a":' + b"[" * 900 + b"]" * 900 + b"}}",
-        b"9" * 10_000,
-        b'{"at":' + b"9" * 400 + b"}",
-    ],
-    ids=["deep-array", "deep-object", "deep-value", "long-integer", "long-instant"],
-)
-def test_native_hostile_json_is_a_fault(payload: bytes) -> None:
-    decoded = decode(TOPIC, payload)[1]
-    assert not decoded.samples
-    assert decoded.faults
+@each_dialect
+@given(data=st.data())
+def test_dialect_any_bytes_on_its_topics_keep_the_laws(dialect: Dialect, data: st.DataObject) -> None:
+    check_laws(dialect.decode, data.draw(st.sampled_from(PLAUSIBLE[dialect.name])), data.draw(st.binary(max_size=300)))
+
+
+@each_dialect
+@given(data=st.data(), document=JSON)
+def test_dialect_any_json_on_its_topics_keeps_the_laws(dialect: Dialect, data: st.DataObject, document: Any) -> None:
+    topic = data.draw(st.sampled_from(PLAUSIBLE[dialect.name]))
+    check_laws(dialect.decode, topic, json.dumps(document).encode())
+
+
+@each_dialect
+@given(data=st.data())
+def test_dialect_any_part_of_its_topic_replaced_keeps_the_laws(dialect: Dialect, data: st.DataObject) -> None:
+    topic, payload = data.draw(st.sampled_from(GOLDEN[dialect.name]))
+    levels = topic.split("/")
+    levels[data.draw(st.integers(0, len(levels) - 1))] = data.draw(st.text(max_size=300))
+    check_laws(dialect.decode, "/".join(levels), payload)
+
+
+@each_dialect
+@settings(max_examples=300)
+@given(data=st.data())
+def test_dialect_golden_payload_with_any_bytes_changed_keeps_the_laws(dialect: Dialect, data: st.DataObject) -> None:
+    topic, payload = data.draw(st.sampled_from(GOLDEN[dialect.name]))
+    begin = data.draw(st.integers(0, len(payload)))
+    end = data.draw(st.integers(begin, min(len(payload), begin + 16)))
+    check_laws(dialect.decode, topic, payload[:begin] + data.draw(st.binary(max_size=16)) + payload[end:])
+
+
+@each_dialect
+@settings(max_examples=300)
+@given(data=st.data(), leaf=JSON)
+def test_dialect_golden_json_with_any_value_replaced_keeps_the_laws(dialect: Dialect, data: st.DataObject, leaf: Any) -> None:
+    documents = [(topic, document) for topic, payload in GOLDEN[dialect.name] if (document := json_of(payload)) is not None]
+    if not documents:
+        return  # a binary dialect
+    topic, document = data.draw(st.sampled_from(documents))
+    check_laws(dialect.decode, topic, json.dumps(replaced(document, data, leaf)).encode())
+
+
+def json_of(payload: bytes) -> Any:
+    try:
+        document = json.loads(payload.decode())
+    except ValueError:
+        return None
+    return document if isinstance(document, (dict, list)) else None
+
+
+def replaced(document: Any, data: st.DataObject, leaf: Any) -> Any:
+    """Return `document` with one value somewhere in it exchanged for `leaf`."""
+    keys = list(document) if isinstance(document, dict) else list(range(len(document))) if isinstance(document, list) else []
+    if not keys or data.draw(st.integers(0, 4)) == 0:
+        return leaf
+    key = data.draw(st.sampled_from(keys))
+    copy = document.copy()
+    copy[key] = replaced(document[key], data, leaf)
+    return copy
+
+
+# what somebody sends who means harm
+
+HOSTILE = {
+    "deep-array": b"[" * 100_000,
+    "deep-object": b'{"a":' * 50_000,
+    "deep-value": b'{"at":1,"values":{"a":' + b"[" * 900 + b"]" * 900 + b"}}",
+    "deep-in-pack": b'[{"n":"a","v":' + b"[" * 100_000,
+    "long-integer": b"9" * 10_000,
+    "long-instant": b'{"at":' + b"9" * 400 + b"}",
+    "long-number-in-pack": b'[{"n":"a","v":' + b"9" * 200_000 + b"}]",
+    "wide-array": b"[" + b"1," * 130_000 + b"1]",
+    "wide-pack": b"[" + b"{}," * 80_000 + b"{}]",
+    "wide-object": b"{" + b",".join(b'"%d":0' % i for i in range(25_000)) + b"}",
+    "many-samples": b"[" + b'{"v":1},' * 30_000 + b'{"v":1}]',
+    "cbor-deep-array": b"\x81" * 260_000,
+    "cbor-deep-map": b"\xa1\x00" * 130_000,
+    "cbor-deep-tags": b"\xc1" * 260_000,
+    "cbor-endless": b"\x9f" * 260_000,
+    "cbor-huge-array": b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",
+    "cbor-huge-map": b"\xbb\x7f\xff\xff\xff\xff\xff\xff\xff",
+    "cbor-huge-text": b"\x7b\x7f\xff\xff\xff\xff\xff\xff\xff",
+    "cbor-huge-bytes": b"\x81\xa1\x00\x5b\x00\x00\x00\xff\xff\xff\xff\xff",
+    "cbor-huge-fraction": b"\x81\xa2\x00\x61a\x02\xc4\x82\x1b\x7f\xff\xff\xff\xff\xff\xff\xff\x01",
+    "cbor-huge-bigfloat": b"\x81\xa2\x00\x61a\x02\xc5\x82\x1b\x7f\xff\xff\xff\xff\xff\xff\xff\x01",
+    "cbor-bignum": b"\x81\xa2\x00\x61a\x02\xc2\x59\x80\x00" + b"\xff" * 0x8000,
+    "cbor-cycle": b"\xd8\x1c\x81\xd8\x1d\x00",
+    "cbor-regex": b"\x81\xa2\x00\x61a\x02\xd8\x23\x66(a+)+$",
+    "cbor-wide-pack": b"\x99\xff\xff" + b"\xa0" * 65_535,
+    "protobuf-million-metrics": b"\x12\x00" * 130_000,
+    "protobuf-deep-groups": b"\x0b" * 260_000,
+    "protobuf-long-varint": b"\x08" + b"\xff" * 100_000,
+    "gzip-bomb": gzip.compress(b" " * 50_000_000),
+    "deflate-bomb": zlib.compress(b" " * 50_000_000),
+}
+MEMORY_BYTES_MAX = 100_000_000
+
+
+@each_dialect
+@pytest.mark.parametrize("payload", HOSTILE.values(), ids=HOSTILE)
+def test_dialect_hostile_payload_keeps_the_laws_and_costs_bounded_memory(dialect: Dialect, payload: bytes) -> None:
+    assert len(payload) <= PAYLOAD_BYTES_MAX
+    for topic in PLAUSIBLE[dialect.name][:8]:
+        tracemalloc.start()
+        try:
+            dialect.decode(topic, payload)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < MEMORY_BYTES_MAX
+        check_laws(dialect.decode, topic, payload)
+
+
+@each_dialect
+def test_dialect_payload_above_the_limit_is_refused(dialect: Dialect) -> None:
+    tried = 0
+    for topic, payload in GOLDEN[dialect.name]:
+        if not len(dialect.decode(topic, payload)):
+            continue
+        tried += 1
+        decoded = check_laws(dialect.decode, topic, payload + b" " * PAYLOAD_BYTES_MAX)
+        assert not len(decoded)
+        assert [fault.reason for fault in decoded.faults] == [FaultReason.PAYLOAD_TOO_LARGE]
+    assert tried
+
+
+# pages
+
+
+def page_of(dialect: Dialect) -> str:
+    return (PAGES / f"{dialect.name}.md").read_text(encoding="utf-8")
+
+
+def page_examples() -> list[Any]:
+    found = []
+    for dialect in DIALECTS:
+        shown = list(examples(page_of(dialect)))
+        found += [pytest.param(dialect, example, id=f"{dialect.name}-{number}") for number, example in enumerate(shown, 1)]
+    return found
+
+
+@pytest.mark.parametrize(("dialect", "example"), page_examples())
+def test_page_payload_gives_the_readings_that_the_page_shows(dialect: Dialect, example: Example) -> None:
+    assert dialect_of(example.topic) is dialect
+    decoded = check_laws(dialect.decode, example.topic, example.payload)
+    assert decoded.device == example.device
+    assert table_rows(decoded) == example.rows
+    page = page_of(dialect)
+    for fault in decoded.faults:
+        assert fault.message in page
+
+
+@each_dialect
+def test_page_shows_readings_and_a_command_to_try(dialect: Dialect) -> None:
+    page = page_of(dialect)
+    assert any(example.rows for example in examples(page)), "docs/dialects/README.md says how an example is written"
+    assert list(commands(page)), "a page must hold a mosquitto_pub line"
+    assert f"]({dialect.name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
+
+
+QOS = {"sparkplug": ("0", "1"), "thethings": ("0", "1")}
+"""The quality of service that devices of a dialect use; 1 for all others."""
+
+
+def commands(page: str) -> list[tuple[dict[str, str], bytes | None]]:
+    """Return the options of every mosquitto_pub line in a shell block, and the payload where the line holds it."""
+    found = []
+    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if "mosquitto_pub" not in line:
+                continue
+            words = shlex.split(line.removeprefix("$ "))
+            at = words.index("mosquitto_pub")
+            options = {words[i]: words[i + 1] if i + 1 < len(words) else "" for i in range(at + 1, len(words)) if words[i].startswith("-")}
+            payload = options["-m"].encode() if "-m" in options else None
+            if words[at - 1 : at] == ["|"]:
+                assert words[:2] == ["printf", "%s"], "bytes come from printf '%s' TEXT | xxd -r -p | or printf '%s' TEXT | base64 -d |"
+                assert "-s" in options
+                unpack = words[4:at]
+                assert unpack in (["xxd", "-r", "-p", "|"], ["base64", "-d", "|"])
+                payload = bytes.fromhex(words[2]) if unpack[0] == "xxd" else msgspec.convert(words[2], bytes)
+            found.append((options, payload))
+    return found
+
+
+def page_commands() -> list[Any]:
+    return [
+        pytest.param(dialect, options, payload, id=f"{dialect.name}-{number}")
+        for dialect in DIALECTS
+        for number, (options, payload) in enumerate(commands(page_of(dialect)), 1)
+    ]
+
+
+@pytest.mark.parametrize(("dialect", "options", "payload"), page_commands())
+def test_page_command_publishes_what_its_dialect_understands(dialect: Dialect, options: dict[str, str], payload: bytes | None) -> None:
+    assert dialect_of(options["-t"]) is dialect
+    assert options["-q"] in QOS.get(dialect.name, ("1",))
+    assert payload is not None or "-f" in options
+    if payload is not None:
+        decoded = check_laws(dialect.decode, options["-t"], payload)
+        assert len(decoded) or decoded.announcement is not None or decoded.more is not None
+        assert not decoded.faults
+
+
+README = (PAGES / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_example_dialect_is_complete_and_keeps_the_laws() -> None:
+    source, line = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    count = types.ModuleType("count")
+    exec(compile(source, "docs/dialects/README.md", "exec"), count.__dict__)
+    dialect: Dialect = eval(line.rstrip().removesuffix(","), {"Dialect": Dialect, "count": count})
+    outer = re.search(r"^````markdown\n(.*?)^````", README, re.M | re.S)
+    assert outer is not None
+    (example,) = examples(outer[1])
+    decoded = check_laws(dialect.decode, example.topic, example.payload)
+    assert (decoded.device, table_rows(decoded)) == (example.device, example.rows)
+    for options, payload in commands(README):
+        assert payload is not None
+        assert plain(dialect.decode(options["-t"], payload)) == plain(decoded)
+    for topic in ("", "count", "count/", "count/a/b", "count/well-7", "count/" + "x" * 300):
+        for payload in (b"", b"nan", b"1e999", b"\xff", b"9" * 1000, b"41.5"):
+            check_laws(dialect.decode, topic, payload)
+
+
+def test_readme_lists_every_dialect_and_its_topics() -> None:
+    rows = re.findall(r"^\| [^|\n]+ \| `([^`\n]+)`[^|\n]* \| \[(\w+)\]\((\w+)\.md\) \|$", README, re.M)
+    assert sorted(name for _, name, _ in rows) == sorted(BY_NAME)
+    for topic, name, file in rows:
+        assert name == file
+        found = dialect_of(re.sub(r"\{\w+\}", "x", topic))
+        assert found is not None
+        assert found.name == name
+
+
+# the registry
+
+
+@each_dialect
+def test_registry_topic_of_each_dialect_finds_it(dialect: Dialect) -> None:
+    for topic_filter in dialect.topic_filters:
+        levels = topic_filter.split("/")
+        assert all(level in ("+", "#") or not {"+", "#"} & set(level) for level in levels), "a wildcard is a whole level"
+        assert "#" not in levels[:-1]
+        assert dialect_of(topic_filter.replace("+", "x").replace("#", "x/y")) is dialect
+
+
+@each_dialect
+def test_registry_first_level_of_topics_belongs_to_one_dialect(dialect: Dialect) -> None:
+    own = {f.partition("/")[0] for f in dialect.topic_filters}
+    assert not own & {f.partition("/")[0] for d in DIALECTS if d is not dialect for f in d.topic_filters}
+    assert not own & {"+", "#"}
+
+
+def test_registry_topic_of_nobody_is_a_fault() -> None:
+    assert dialect_of("nothing/we/know") is None
+    name, decoded = decode("nothing/we/know", b"{}")
+    assert name == "none"
+    assert [fault.reason for fault in decoded.faults] == [FaultReason.TOPIC_UNKNOWN]
+
+
+# the native dialect and its schema
+
+
+@pytest.fixture(scope="module")
+def native_schema() -> jsonschema.Draft202012Validator:
+    schema = json.loads((ROOT / "ingest" / "schemas" / "native.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
 
 
 NAMES = st.sampled_from(["flow", "pressure", "battery", "level"]) | st.text(max_size=3)
@@ -137,7 +377,7 @@ def test_native_schema_and_decoder_agree_on_what_is_taken_whole(native_schema: j
     document = json.loads(payload)
     if has_unreal_day(document) or b"\\n" in payload:
         return
-    decoded = decode(TOPIC, payload)[1]
+    decoded = check_laws(BY_NAME["native"].decode, TOPIC, payload)
     assert native_schema.is_valid(document) == (not decoded.faults), (document, decoded.faults)
 
 
@@ -157,25 +397,19 @@ def test_native_schema_and_decoder_agree_on_golden_payloads(native_schema: jsons
     assert native_schema.is_valid(document) == (not faults)
 
 
-PAGE = (ROOT / "docs" / "dialects" / "native.md").read_text()
+NATIVE_PAGE = page_of(BY_NAME["native"])
 
 
-@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)\n```", PAGE, re.S))
+@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)\n```", NATIVE_PAGE, re.S))
 def test_native_page_example_does_what_the_page_says(native_schema: jsonschema.Draft202012Validator, example: str) -> None:
     decoded = decode(TOPIC, example.encode())[1]
-    assert decoded.samples
+    assert len(decoded)
     assert native_schema.is_valid(json.loads(example)) == (not decoded.faults)
     for fault in decoded.faults:
-        assert fault.message in PAGE
+        assert fault.message in NATIVE_PAGE
 
 
-def test_native_page_names_every_reason() -> None:
-    assert [reason.value for reason in FaultReason if f"`{reason.value}`" not in PAGE] == []
-
-
-def test_registry_topic_of_each_dialect_finds_it() -> None:
-    for dialect in DIALECTS:
-        topic = dialect.topic_filter.replace("+", "x").replace("#", "x/y")
-        assert dialect_of(topic) is dialect
-    assert dialect_of("nothing/we/know") is None
-    assert decode("nothing/we/know", b"{}")[1].faults[0].reason is FaultReason.TOPIC_UNKNOWN
+def test_pages_name_every_reason() -> None:
+    """What every dialect may meet stands on the native page, what one alone may meet on its own."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in PAGES.glob("*.md"))
+    assert [reason.value for reason in FaultReason if f"`{reason.value}`" not in pages] == []
