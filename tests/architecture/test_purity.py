@@ -36,6 +36,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("simulators/export.py", "print"): "a command line of its own: python -m simulators.export",
     ("underway/store/embedded.py", "time.monotonic"): "how long it waits for a server process; no decision about data rests on it",
     ("underway/store/embedded.py", "time.sleep"): "waits for a server process",
+    ("ingest/mqtt.py", "time.monotonic"): "the default of a parameter, for keepalive and waiting; no decision about data rests on it",
     ("web/config.py", "time.monotonic"): "the default of a field, for the waiting time after failed sign-ins; tests give another",
 }
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.publish as paho_publish
 import pytest
 
-from ingest.mqtt import Message, PahoSource
+from ingest.mqtt import Message, MqttSource
 from underway.app.brokers import Broker, embedded_broker
 
 pytestmark = pytest.mark.integration
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.integration
 FILTERS = ("uw/+/+/telemetry",)
 
 
-def source_on(broker: Broker, client_id: str = "test-source", queue_count_max: int = 1000, queue_bytes_max: int = 1 << 20) -> PahoSource:
-    return PahoSource(broker.url, client_id, FILTERS, lambda: 7, queue_count_max=queue_count_max, queue_bytes_max=queue_bytes_max)
+def source_on(broker: Broker, client_id: str = "test-source", queue_count_max: int = 1000, queue_bytes_max: int = 1 << 20) -> MqttSource:
+    return MqttSource(broker.url, client_id, FILTERS, lambda: 7, queue_count_max=queue_count_max, queue_bytes_max=queue_bytes_max)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -28,7 +28,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def subscribed(source: PahoSource) -> bool:
+def subscribed(source: MqttSource) -> bool:
     source.poll(0, 0.0)
     return bool(source.facts()["subscribed"])
 
@@ -39,7 +39,7 @@ def publish(broker: Broker, payloads: list[bytes]) -> None:
     paho_publish.multiple(messages, hostname=address.hostname or "", port=address.port or 1883, client_id="test-devices")
 
 
-def collect(source: PahoSource, count: int, seconds: float = 20.0) -> list[Message]:
+def collect(source: MqttSource, count: int, seconds: float = 20.0) -> list[Message]:
     found: list[Message] = []
     end_s = time.monotonic() + seconds
     while len(found) < count and time.monotonic() < end_s:
@@ -122,7 +122,7 @@ def test_source_broker_that_starts_later_and_restarts_is_found_again(tmp_path: o
     with embedded_broker(folder, kind="mosquitto") as probe:
         port = probe.port
     rmtree(folder)
-    source = PahoSource(f"mqtt://127.0.0.1:{port}", "late", FILTERS, lambda: 0)
+    source = MqttSource(f"mqtt://127.0.0.1:{port}", "late", FILTERS, lambda: 0)
     assert not subscribed(source)
     with embedded_broker(folder, kind="mosquitto", port=port) as broker:
         wait_until(lambda: subscribed(source))

@@ -10,7 +10,7 @@ from threading import Event
 from detectors.bank import Bank
 from ingest.batcher import BatchLimits
 from ingest.dialects import DIALECTS
-from ingest.mqtt import PahoSource
+from ingest.mqtt import MqttSource
 from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, StandingBy
 from underway.model import Clock, StoreUnavailable, to_us
 
@@ -71,10 +71,10 @@ def run(
     store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC))
     if not _stand_by(store, stop_event):
         return
-    source = PahoSource(
+    source = MqttSource(
         mqtt_url,
         client_id,
-        [dialect.topic_filter for dialect in DIALECTS],
+        [name for dialect in DIALECTS for name in dialect.topic_filters],
         lambda: to_us(clock.now_at()),
         queue_count_max=queue_count,
         ca_file=ca_file,
