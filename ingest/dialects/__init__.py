@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingest.decoded import Decode, Decoded
-from ingest.dialects import native
+from ingest.dialects import chirpstack, native, thethings
 from underway.model import Fault, FaultReason
 
 
@@ -20,6 +20,8 @@ class Dialect:
 
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(native.NAME, native.TOPIC_FILTERS, native.decode),
+    Dialect(chirpstack.NAME, chirpstack.TOPIC_FILTERS, chirpstack.decode),
+    Dialect(thethings.NAME, thethings.TOPIC_FILTERS, thethings.decode),
 )  # fmt: skip
 
 NO_DIALECT = "none"
