@@ -37,8 +37,9 @@ from underway.model import (
     to_us,
 )
 from underway.store.connect import connect
+from underway.store.quarantine import QuarantineEntry
 from underway.store.registry import load_registry, save_registry
-from underway.store.telemetry import QuarantineEntry, replay_after
+from underway.store.telemetry import replay_after
 
 pytestmark = pytest.mark.integration
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,8 +13,6 @@ from underway.model import (
     Candidate,
     Driver,
     Evidence,
-    Fault,
-    FaultReason,
     Finding,
     FindingKind,
     FindingPhase,
@@ -32,7 +29,6 @@ from underway.store.copy import append, next_batch_id
 from underway.store.telemetry import (
     FINDING_CHANNEL,
     Checkpoint,
-    QuarantineEntry,
     announce_findings,
     findings_after,
     holds_after,
@@ -40,12 +36,10 @@ from underway.store.telemetry import (
     load_finding,
     mark_holds,
     pending_holds,
-    prune_quarantine,
     readings_after,
     replay_after,
     save_checkpoint,
     save_findings,
-    save_quarantine,
 )
 
 pytestmark = pytest.mark.integration
@@ -93,52 +87,6 @@ def test_announce_findings_is_heard_at_commit_and_not_before(conn: psycopg.Conne
         assert [(note.channel, note.payload) for note in listener.notifies(timeout=5, stop_after=1)] == [(FINDING_CHANNEL, "1")]
         announce_findings(conn, [])
         assert list(listener.notifies(timeout=0.2)) == []
-
-
-# quarantine
-
-
-def entry(
-    payload: bytes, minute: int = 0, message: str = "'flow' must be a number", topic: str = "uw/town/fm-1/telemetry"
-) -> QuarantineEntry:
-    return QuarantineEntry(
-        NOW_AT + timedelta(minutes=minute), "native", topic, payload, Fault(FaultReason.VALUE_TYPE, message, "fm-1", "flow")
-    )
-
-
-def test_save_quarantine_of_the_same_message_counts_up(conn: psycopg.Connection[Any]) -> None:
-    assert save_quarantine(conn, [entry(b"x", 5), entry(b"x", 3), entry(b"y")]) == 3
-    assert save_quarantine(conn, [entry(b"x", 9)]) == 1
-    assert save_quarantine(conn, []) == 0
-    rows = conn.execute("SELECT payload, count, received_at, last_at, reason, device_id FROM quarantine ORDER BY payload").fetchall()
-    assert rows == [
-        (b"x", 3, NOW_AT + timedelta(minutes=5), NOW_AT + timedelta(minutes=9), "value_type", "fm-1"),
-        (b"y", 1, NOW_AT, NOW_AT, "value_type", "fm-1"),
-    ]
-
-
-def test_save_quarantine_of_a_huge_message_keeps_the_begin_and_the_digest(conn: psycopg.Connection[Any]) -> None:
-    payload = bytes(range(256)) * 100
-    save_quarantine(conn, [entry(payload)])
-    row = conn.execute("SELECT payload, payload_bytes, payload_sha FROM quarantine").fetchone()
-    assert row == (payload[:2048], 25_600, hashlib.sha256(payload).hexdigest())
-
-
-def test_save_quarantine_takes_text_that_postgresql_would_refuse(conn: psycopg.Connection[Any]) -> None:
-    save_quarantine(conn, [entry(b"\x00\xff", message="got \x00 and \ud800 " + "z" * 5000, topic="ü\x00" * 20_000)])
-    row = conn.execute("SELECT topic, message, payload FROM quarantine").fetchone()
-    assert row is not None
-    assert row[0].startswith("ü\\x00ü")
-    assert (len(row[0]), len(row[1]), row[2]) == (500, 1000, b"\x00\xff")
-    assert row[1].startswith("got \\x00 and \\ud800 zzz")
-
-
-def test_prune_quarantine_keeps_what_was_seen_last(conn: psycopg.Connection[Any]) -> None:
-    save_quarantine(conn, [entry(bytes([i]), minute=i) for i in range(10)])
-    save_quarantine(conn, [entry(bytes([0]), minute=30)])
-    assert prune_quarantine(conn, 3) == 7
-    assert prune_quarantine(conn, 3) == 0
-    assert [row[0] for row in conn.execute("SELECT payload FROM quarantine ORDER BY last_at")] == [b"\x08", b"\x09", b"\x00"]
 
 
 # checkpoints and the clock

@@ -41,7 +41,8 @@ from underway.model import (
     from_us,
     to_us,
 )
-from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
+from underway.store.quarantine import QuarantineEntry
+from underway.store.telemetry import Checkpoint, ReplayStep
 
 START_AT = datetime(2026, 3, 1, tzinfo=UTC)
 SITE = Site("town", "Town", "UTC", 0.0, 0.0)

@@ -21,6 +21,7 @@ from ingest.batcher import Batcher, BatchLimits
 from ingest.decoded import Decoded
 from ingest.dialects import decode
 from ingest.mqtt import Message, Source
+from ingest.quarantine import QuarantineBudget
 from ingest.resolve import Resolved, Resolver
 from underway.model import (
     HOUR_US,
@@ -42,12 +43,13 @@ from underway.model import (
     from_us,
     to_us,
 )
-from underway.store import copy, telemetry
+from underway.store import copy, quarantine, telemetry
 from underway.store import registry as registry_store
 from underway.store.connect import connect, store_errors
 from underway.store.copy import SignalIds
+from underway.store.quarantine import QuarantineEntry
 from underway.store.status import alone, listen_registry, take_notices, write_status
-from underway.store.telemetry import Checkpoint, QuarantineEntry, ReplayStep
+from underway.store.telemetry import Checkpoint, ReplayStep
 
 log = logging.getLogger("underway.pipeline")
 
@@ -198,6 +200,7 @@ class PostgresStore:
         self._conn: psycopg.Connection[Any] | None = None
         self._signals = SignalIds()
         self._changed = False
+        self._budget = QuarantineBudget()
         self._unpruned = QUARANTINE_PRUNE_EVERY
         self._waiting_for = ""
 
@@ -267,13 +270,18 @@ class PostgresStore:
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
         """Begin; commit at the end of the block, roll back when it raises."""
-        with store_errors("store a batch"), self._live.transaction():
-            writer = _PostgresWriter(self._live, self._signals)
-            yield writer
-            self._unpruned += writer.quarantined
-            if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
-                telemetry.prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
-                self._unpruned = 0
+        try:
+            with store_errors("store a batch"), self._live.transaction():
+                writer = _PostgresWriter(self._live, self._signals, self._budget)
+                yield writer
+                self._unpruned += writer.quarantined
+                if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
+                    quarantine.prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
+                    self._unpruned = 0
+        except BaseException:
+            self._budget.undo()
+            raise
+        self._budget.settle()
 
     def write_status(self, facts: Mapping[str, Any]) -> None:
         """Say how it goes."""
@@ -285,6 +293,7 @@ class PostgresStore:
 class _PostgresWriter:
     conn: psycopg.Connection[Any]
     signals: SignalIds
+    budget: QuarantineBudget
     quarantined: int = 0
 
     def next_batch_id(self) -> int:
@@ -308,7 +317,8 @@ class _PostgresWriter:
         return fresh
 
     def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
-        self.quarantined += telemetry.save_quarantine(self.conn, entries)
+        now_at = max(entry.received_at for entry in entries)
+        self.quarantined += sum(quarantine.save_quarantine(self.conn, entries, self.budget, now_at).values())
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         telemetry.save_checkpoint(self.conn, checkpoint)

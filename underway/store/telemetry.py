@@ -1,8 +1,7 @@
-"""Findings, quarantine, checkpoints, holds, and the replay of stored readings."""
+"""Findings, checkpoints, holds, and the replay of stored readings."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,12 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
-from underway.model import Evidence, Fault, Finding, FindingKind, FindingPhase, Hold, InternalError, ReadingBatch, from_us, to_us
+from underway.model import Evidence, Finding, FindingKind, FindingPhase, Hold, InternalError, ReadingBatch, from_us, to_us
 from underway.store.pgcopy import Kind, decode
 
 FINDING_CHANNEL = "underway_finding"
 """Channel of NOTIFY: a hint that there are new rows in ``finding``; the table is the truth."""
-PAYLOAD_KEPT_BYTES = 2048
 MESSAGE_CHARS_MAX = 1000
-TOPIC_CHARS_MAX = 500
 STATE_BYTES_MAX = 256 * 2**20
 REPLAY_ROWS = 200_000
 """About how many readings a replay holds in memory at once (60 bytes each)."""
@@ -199,60 +196,6 @@ def _finding(row: tuple[Any, ...]) -> Finding:
         evidence_from_json(evidence),
         historical,
     )
-
-
-# quarantine -----------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantineEntry:
-    """One fault of one message, with the bytes as they came."""
-
-    received_at: datetime
-    dialect: str
-    topic: str
-    payload: bytes
-    fault: Fault
-
-
-def save_quarantine(conn: Connection[Any], entries: Sequence[QuarantineEntry]) -> int:
-    """Store faults; the same topic, reason and payload again only counts up. Return the number of entries.
-
-    The first `PAYLOAD_KEPT_BYTES` of the payload are kept, with the length and the SHA-256 of all of it.
-    """
-    rows = [
-        {
-            "at": entry.received_at,
-            "dialect": entry.dialect,
-            "topic": safe_text(entry.topic, TOPIC_CHARS_MAX),
-            "device_id": None if entry.fault.device_id is None else safe_text(entry.fault.device_id, TOPIC_CHARS_MAX),
-            "reason": entry.fault.reason,
-            "message": safe_text(entry.fault.message, MESSAGE_CHARS_MAX),
-            "payload": entry.payload[:PAYLOAD_KEPT_BYTES],
-            "bytes": len(entry.payload),
-            "sha": hashlib.sha256(entry.payload).hexdigest(),
-        }
-        for entry in entries
-    ]
-    if rows:
-        with conn.transaction(), conn.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO quarantine (received_at, last_at, dialect, topic, device_id, reason, message, payload, payload_bytes, payload_sha)"
-                " VALUES (%(at)s, %(at)s, %(dialect)s, %(topic)s, %(device_id)s, %(reason)s, %(message)s, %(payload)s, %(bytes)s, %(sha)s)"
-                " ON CONFLICT (topic, reason, payload_sha) DO UPDATE SET count = quarantine.count + 1,"
-                " last_at = greatest(quarantine.last_at, excluded.last_at)",
-                rows,
-            )
-    return len(rows)
-
-
-def prune_quarantine(conn: Connection[Any], rows_max: int) -> int:
-    """Delete the entries seen longest ago beyond `rows_max`; return how many."""
-    return conn.execute(
-        "DELETE FROM quarantine WHERE quarantine_id IN"
-        " (SELECT quarantine_id FROM quarantine ORDER BY last_at DESC, quarantine_id DESC OFFSET %s)",
-        (rows_max,),
-    ).rowcount
 
 
 # checkpoints ----------------------------------------------------------------------------------------------------------------------------
