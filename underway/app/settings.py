@@ -41,6 +41,15 @@ class Settings(BaseModel):
     batch_age_s: float = Field(default=0.25, ge=0.005, le=60, description="longest wait before a batch is committed")
     queue_count: int = Field(default=20_000, ge=100, le=1_000_000, description="most messages held unacknowledged")
     checkpoint_s: float = Field(default=30.0, ge=1, le=3600, description="time between two checkpoints of detector state")
+    quarantine_at_once: int = Field(default=60, ge=1, le=100_000, description="most new rows of quarantine at once, of one device")
+    quarantine_per_hour: int = Field(default=600, ge=1, le=1_000_000, description="most new rows of quarantine in an hour, of one device")
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address that ingest's metrics bind; anybody there may read them"
+    )
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="port of ingest's metrics; 0: none are served")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="how log lines are written: for people, or one JSON object each"
+    )
     demo: bool = Field(default=False, description="loopback demonstration: one-click sign-in, simulated town")
 
     @field_validator("database_url")
