@@ -1,7 +1,7 @@
 """Units at the door: linear conversions into the canonical unit of a quantity.
 
-A unit is looked up exactly as the device wrote it (UCUM codes and the common spellings), then without regard to case where that is not
-ambiguous. Factors are exact where the unit is defined exactly (BIPM SI brochure, 9th edition; NIST SP 811 appendix B).
+A unit is looked up exactly as the device wrote it (UCUM codes, the registered SenML units with the secondary ones of RFC 8798, and the common
+spellings), then without regard to case where that is not ambiguous. Factors are exact where the unit is defined exactly (BIPM SI brochure, 9th edition; NIST SP 811 appendix B).
 """
 
 from __future__ import annotations
@@ -51,19 +51,24 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "mm": (0.001, 0.0),
         "cm": (0.01, 0.0),
         "dm": (0.1, 0.0),
+        "km": (1000.0, 0.0),
         **dict.fromkeys(("ft", "[ft_i]"), (FOOT_M, 0.0)),
         **dict.fromkeys(("in", "[in_i]", "inch"), (INCH_M, 0.0)),
     },
     "m/km": {
         **dict.fromkeys(("m/km", "mm/m"), (1.0, 0.0)),
-        "m/m": (1000.0, 0.0),
+        **dict.fromkeys(("m/m", "/"), (1000.0, 0.0)),
+        "/1000": (1.0, 0.0),
+        **dict.fromkeys(("%", "/100"), (10.0, 0.0)),
+        "ppm": (0.001, 0.0),
         **dict.fromkeys(("in/mi", "[in_i]/[mi_i]"), (INCH_M / MILE_KM, 0.0)),
     },
-    "Hz": {"Hz": (1.0, 0.0), "mHz": (0.001, 0.0), "kHz": (1000.0, 0.0), "1/s": (1.0, 0.0), "1/min": (1 / 60, 0.0)},
+    "Hz": {"Hz": (1.0, 0.0), "mHz": (0.001, 0.0), "kHz": (1000.0, 0.0), "MHz": (1e6, 0.0), "1/s": (1.0, 0.0), "1/min": (1 / 60, 0.0)},
     "ue": {
-        **dict.fromkeys(("ue", "µe", "με", "µε", "um/m", "µm/m", "microstrain"), (1.0, 0.0)),
-        **dict.fromkeys(("strain", "m/m", "1"), (1e6, 0.0)),
-        **dict.fromkeys(("mm/m", "me"), (1000.0, 0.0)),
+        **dict.fromkeys(("ue", "µe", "με", "µε", "um/m", "µm/m", "microstrain", "ppm"), (1.0, 0.0)),
+        **dict.fromkeys(("strain", "m/m", "1", "/"), (1e6, 0.0)),
+        **dict.fromkeys(("mm/m", "me", "/1000"), (1000.0, 0.0)),
+        **dict.fromkeys(("%", "/100"), (1e4, 0.0)),
     },
     "mrad": {
         "mrad": (1.0, 0.0),
@@ -85,9 +90,10 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "mm/d": (1 / 24, 0.0),
         **dict.fromkeys(("in/h", "[in_i]/h"), (25.4, 0.0)),
         "m/s": (3.6e6, 0.0),
+        "m/h": (1000.0, 0.0),
     },
     "V": {"V": (1.0, 0.0), "mV": (0.001, 0.0)},
-    "dBm": {"dBm": (1.0, 0.0)},
+    "dBm": {"dBm": (1.0, 0.0), "dBW": (1.0, 30.0)},
 }
 
 

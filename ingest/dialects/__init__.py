@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ingest.decoded import Decode, Decoded
-from ingest.dialects import chirpstack, native, thethings
-from underway.model import Fault, FaultReason
+from ingest.dialects import chirpstack, native, senml, sparkplug, thethings
+from underway.model import Fault, FaultReason, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,33 @@ class Dialect:
 
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(native.NAME, native.TOPIC_FILTERS, native.decode),
+    Dialect(senml.NAME, senml.TOPIC_FILTERS, senml.decode),
     Dialect(chirpstack.NAME, chirpstack.TOPIC_FILTERS, chirpstack.decode),
     Dialect(thethings.NAME, thethings.TOPIC_FILTERS, thethings.decode),
+    Dialect(sparkplug.NAME, sparkplug.TOPIC_FILTERS, sparkplug.decode),
 )  # fmt: skip
 
 NO_DIALECT = "none"
+
+
+def topic_filters(names: Collection[str] = ()) -> list[str]:
+    """Return what to subscribe to for some dialects, or for all.
+
+    Raises
+    ------
+    SettingsError
+        When a name is not one of a dialect.
+
+    Examples
+    --------
+    >>> topic_filters(["native"])
+    ['uw/+/+/telemetry']
+    """
+    known = [dialect.name for dialect in DIALECTS]
+    problems = [f"a dialect must be one of {', '.join(known)}, got {name!r}" for name in names if name not in known]
+    if problems:
+        raise SettingsError(problems)
+    return [f for dialect in DIALECTS if not names or dialect.name in names for f in dialect.topic_filters]
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:

@@ -24,7 +24,7 @@ from underway.model import Quality, QualityReason, from_us
 ROOT = Path(__file__).resolve().parents[2]
 PAYLOADS = ROOT / "tests" / "data" / "payloads"
 PAGES = ROOT / "docs" / "dialects"
-MESSAGE_CHARS_MAX = 1000
+MESSAGE_CHARS_MAX = 2500
 
 
 def case_folders(dialect: str) -> list[Path]:
