@@ -158,7 +158,9 @@ def _planned(channel: Sequence[str], unit: Sequence[str | None] | None, aliases:
         metric = birth.by_name.get(told) if alias < 0 else birth.by_alias.get(alias)
         told_unit = None if unit is None else unit[i]
         names.append(told if metric is None else metric.name)
-        units.append(told_unit if metric is None or metric.unit is None else metric.unit)
+        # by alias a unit can only be told by a property of this message; by name it may be a guess from the name, and the birth knows better
+        born_unit = None if metric is None else metric.unit
+        units.append((told_unit or born_unit) if alias >= 0 else (born_unit or told_unit))
         types.append(DataType.UNKNOWN if metric is None else metric.datatype)
         if metric is None and alias >= 0:
             unknown.append(alias)
@@ -193,7 +195,7 @@ def _integers(decoded: Decoded, width: bytes, plan: Plan) -> tuple[list[float], 
         if read is None:
             wrong.add(i)
             if first is None:
-                message = f"'{plan.channel[i]}' must be a {DataType(datatype).name}, got {int(value)} (device '{decoded.device}')"
+                message = f"'{plan.channel[i]}' must be a number of type {DataType(datatype).name}, got {int(value)} (device '{decoded.device}')"
                 first = Fault(FaultReason.VALUE_TYPE, message, decoded.device)
             read = value
         values.append(float(read))

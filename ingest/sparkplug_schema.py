@@ -19,8 +19,8 @@ _Field = descriptor_pb2.FieldDescriptorProto
 _UINT32, _UINT64, _BOOL = _Field.TYPE_UINT32, _Field.TYPE_UINT64, _Field.TYPE_BOOL
 _FLOAT, _DOUBLE, _STRING, _BYTES = _Field.TYPE_FLOAT, _Field.TYPE_DOUBLE, _Field.TYPE_STRING, _Field.TYPE_BYTES
 
-NO_ALIAS = 2**64 - 1
-"""What `AliasedPayload` reads where a metric has no alias."""
+ABSENT = 2**64 - 1
+"""What the plain payloads read where a metric has no alias, or no timestamp."""
 
 
 class DataType(IntEnum):
@@ -141,19 +141,19 @@ def _payload() -> Any:
 def _plain_payload(name: str, told_by: dict[str, tuple[Any, ...]]) -> Any:
     """Return a class that declares only what the usual data message has: who, when, and a floating-point value.
 
-    What a metric lacks reads as a value that no device sends (NaN, `NO_ALIAS`), so that no presence need be asked; what a message has beyond
+    What a metric lacks reads as a value that no device sends (NaN, `ABSENT`), so that no presence need be asked; what a message has beyond
     these fields is unknown to the class, so that its size without unknown fields tells whether there was more.
     """
     file = _File(f"underway_sparkplug_{name}")
     values = {"datatype": (4, _UINT32), "float_value": (12, _FLOAT, "nan"), "double_value": (13, _DOUBLE, "nan")}
-    file.message("Metric", {**told_by, "timestamp": (3, _UINT64), **values})
-    file.message("Payload", {"timestamp": (1, _UINT64), "metrics": (2, "Metric", "repeated"), "seq": (3, _UINT64)})
+    file.message("Metric", {**told_by, "timestamp": (3, _UINT64, str(ABSENT)), **values})
+    file.message("Payload", {"timestamp": (1, _UINT64, str(ABSENT)), "metrics": (2, "Metric", "repeated"), "seq": (3, _UINT64)})
     return file.payload_class()
 
 
 Payload: Any = _payload()
 """The whole message."""
-AliasedPayload: Any = _plain_payload("aliased", {"alias": (2, _UINT64, str(NO_ALIAS))})
+AliasedPayload: Any = _plain_payload("aliased", {"alias": (2, _UINT64, str(ABSENT))})
 """A message of floating-point metrics that are told by alias alone."""
 NamedPayload: Any = _plain_payload("named", {"name": (1, _STRING)})
 """A message of floating-point metrics that are told by name alone."""

@@ -36,7 +36,7 @@ from ingest.sparkplug_message import (
     SparkplugMessage,
     signed,
 )
-from ingest.sparkplug_schema import NO_ALIAS, AliasedPayload, DataType, NamedPayload, Payload
+from ingest.sparkplug_schema import ABSENT, AliasedPayload, DataType, NamedPayload, Payload
 from underway.model import Fault, FaultReason, Quality, QualityReason
 
 NAME = "sparkplug"
@@ -188,10 +188,10 @@ def _plain(kind: Kind, node: str, device: str, address: str, payload: bytes) -> 
         count = len(metrics)
         if not 0 < count <= SAMPLES_MAX:
             return None
-        if metrics[0].alias != NO_ALIAS:
+        if metrics[0].alias != ABSENT:
             rows = [(m.alias, m.timestamp, m.double_value) for m in metrics]
             aliases, at_ms, values = zip(*rows, strict=True)
-            if max(aliases) > ALIAS_MAX:  # also NO_ALIAS
+            if max(aliases) > ALIAS_MAX:  # also ABSENT
                 return None
             channel = _alias_channels(aliases)
             unit = None
@@ -210,22 +210,18 @@ def _plain(kind: Kind, node: str, device: str, address: str, payload: bytes) -> 
         # where the double is missing a float may stand
         values = tuple([v if v == v else m.float_value for v, m in zip(values, metrics, strict=True)])
         total = sum(values)
-    if not isfinite(total) or max(at_ms) > AT_MS_MAX:
-        return None
     sent_ms = message.timestamp
-    if min(at_ms) == 0:
-        if sent_ms == 0:
-            return None
-        at_ms = tuple([at or sent_ms for at in at_ms])
-    seq = message.seq
-    if sent_ms > AT_MS_MAX or seq >= SEQ_COUNT:
+    if sent_ms > AT_MS_MAX and sent_ms != ABSENT:
         return None
-    if seq == 0 and not message.HasField("seq"):
+    if max(at_ms) == ABSENT:
+        at_ms = tuple([sent_ms if at == ABSENT else at for at in at_ms])
+    seq = message.seq
+    if not isfinite(total) or max(at_ms) > AT_MS_MAX or seq >= SEQ_COUNT or (seq == 0 and not message.HasField("seq")):
         return None
     message.DiscardUnknownFields()
     if message.ByteSize() != len(payload):
         return None  # there was more: a quality, a history flag, an integer
-    more = SparkplugMessage(kind, node, device, sent_ms or None, seq, aliases=aliases)
+    more = SparkplugMessage(kind, node, device, None if sent_ms == ABSENT else sent_ms, seq, aliases=aliases)
     return Decoded(address, channel, [at * 1000 for at in at_ms], values, unit, more=more)
 
 
@@ -300,7 +296,7 @@ class _Reader:
         message = self._message(payload)
         if message is None:
             return Decoded(self.address, faults=self.faults.result())
-        if message.HasField("timestamp"):
+        if message.HasField("timestamp") and message.timestamp != ABSENT:
             self.sent_ms = self._instant(message.timestamp, "the payload")
         seq = self._seq(message)
         if self.kind in COMMANDS:
@@ -311,14 +307,14 @@ class _Reader:
         if len(metrics) > most:
             self.fault(
                 FaultReason.TOO_MANY_READINGS,
-                f"a {self.kind} must have at most {most} metrics, got {len(metrics)}; those beyond were not taken",
+                f"{self.kind} must have at most {most} metrics, got {len(metrics)}; those beyond were not taken",
             )
         for number, metric in enumerate(metrics, 1):
             if number > most:
                 break
             self._metric(metric, number)
         if self.kind in (Kind.NBIRTH, Kind.NDEATH) and self.bd_seq is None:
-            self.fault(FaultReason.SCHEMA, f"a {self.kind} must have the metric 'bdSeq' with a whole number, got none")
+            self.fault(FaultReason.SCHEMA, f"{self.kind} must have the metric 'bdSeq' with a whole number, got none")
         return self._result(seq)
 
     def fault(self, reason: FaultReason, message: str, channel: str | None = None) -> None:
@@ -387,11 +383,11 @@ class _Reader:
             return None
         got = message.seq if message.HasField("seq") else None
         if got is None or got >= SEQ_COUNT:
-            self.fault(FaultReason.SCHEMA, f"'seq' of a {self.kind} must be 0..{SEQ_COUNT - 1}, got {shown(got)}")
+            self.fault(FaultReason.SCHEMA, f"'seq' of {self.kind} must be 0..{SEQ_COUNT - 1}, got {shown(got)}")
             return None
         seq = int(got)
         if self.kind is Kind.NBIRTH and seq != 0:
-            self.fault(FaultReason.SCHEMA, f"'seq' of a NBIRTH must be 0, got {seq}; the birth was taken")
+            self.fault(FaultReason.SCHEMA, f"'seq' of NBIRTH must be 0, got {seq}; the birth was taken")
         return seq
 
     def _metric(self, metric: Any, number: int) -> None:
@@ -446,7 +442,11 @@ class _Reader:
             if datatype != DataType.UNKNOWN:
                 read = signed(value, datatype, width)
                 if read is None:
-                    self.fault(FaultReason.VALUE_TYPE, f"'{told}' must be a {DataType(datatype).name}, got {value} (metric {number})", name)
+                    self.fault(
+                        FaultReason.VALUE_TYPE,
+                        f"'{told}' must be a number of type {DataType(datatype).name}, got {value} (metric {number})",
+                        name,
+                    )
                     return
                 value, width = read, 0
         elif field != _BOOLEAN and not isfinite(value):
@@ -454,7 +454,7 @@ class _Reader:
             self.fault(FaultReason.VALUE_NOT_FINITE, f"'{told}' must be a finite number{unit_told}, got {value} (metric {number})", name)
             return
         at_ms = self.sent_ms
-        if metric.HasField("timestamp"):
+        if metric.HasField("timestamp") and metric.timestamp != ABSENT:
             at_ms = self._instant(metric.timestamp, f"'{told}'")
             if at_ms is None:
                 return
