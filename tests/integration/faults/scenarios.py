@@ -33,7 +33,7 @@ Scenario = Callable[[World], dict[str, Any]]
 # SIGKILL of ingest ------------------------------------------------------------------------------------------------------------------------
 
 
-def kills(world: World, times: int = 12) -> dict[str, Any]:
+def kills(world: World, times: int = 6) -> dict[str, Any]:
     """SIGKILL at random moments: in the start, in the replay, between COPY and commit, between commit and acknowledgement."""
     world.start()
     kinds = {"starting": 0, "running": 0}
@@ -98,6 +98,7 @@ def failover(world: World) -> dict[str, Any]:
     world.start_ingest()
     world.start_devices()
     world.wait_until_stored(200)
+    world.facts["on_old_primary"] = world.stored()
     primary.kill()
     world.say("killed the primary with all its processes")
     world.sleep(5)
