@@ -134,12 +134,13 @@ def _with(faults: tuple[Fault, ...], *more: Fault) -> tuple[Fault, ...]:
 
 
 def _plan(decoded: Decoded, more: SparkplugMessage, birth: Birth) -> Plan:
-    shape: object = decoded.channel if more.aliases is None or -1 in more.aliases else more.aliases
+    shape: object = more.aliases
+    if decoded.unit is not None or more.aliases is None or -1 in more.aliases:
+        shape = decoded.channel, decoded.unit, more.aliases
     plan = birth.plans.get(shape)
     if plan is None:
         plan = _planned(decoded.channel, decoded.unit, more.aliases, birth)
-        told_unit = more.aliases is not None and decoded.unit is not None  # by a property of this message: not of its shape
-        if len(decoded) <= PLAN_ROWS_MAX and not told_unit:
+        if len(decoded) <= PLAN_ROWS_MAX:
             if len(birth.plans) >= PLANS_MAX:
                 birth.plans.clear()
             birth.plans[shape] = plan
@@ -195,7 +196,9 @@ def _integers(decoded: Decoded, width: bytes, plan: Plan) -> tuple[list[float], 
         if read is None:
             wrong.add(i)
             if first is None:
-                message = f"'{plan.channel[i]}' must be a number of type {DataType(datatype).name}, got {int(value)} (device '{decoded.device}')"
+                message = (
+                    f"'{plan.channel[i]}' must be a number of type {DataType(datatype).name}, got {int(value)} (device '{decoded.device}')"
+                )
                 first = Fault(FaultReason.VALUE_TYPE, message, decoded.device)
             read = value
         values.append(float(read))
