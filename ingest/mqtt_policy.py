@@ -10,7 +10,7 @@ from ingest.mqtt_codec import Version
 
 CLOSED_BEFORE_CONNACK_MAX = 3
 CONNACK_S_MIN, CONNACK_S_MAX = 2.0, 30.0
-DELAY_S_MIN, DELAY_S_MAX = 0.5, 30.0
+DELAY_S_MIN, DELAY_S_MAX = 0.5, 10.0
 LASTING_S = 10.0
 
 
@@ -40,7 +40,7 @@ class Policy:
     long as no connection was ever made, else after three times in a row), or when it says nothing for `patience_s`, which doubles each time
     from 2 s to 30 s. It works in both directions: a broker that was replaced is found again.
 
-    The delay doubles from 0.5 s to 30 s over attempts in a row, times a factor of 0.5 to 1 that client id and attempt give; it starts anew after a
+    The delay doubles from 0.5 s to 10 s over attempts in a row, times a factor of 0.5 to 1 that client id and attempt give; it starts anew after a
     connection that lasted 10 s. The first change of protocol waits for nothing.
 
     Blind to why a broker closes a connection: one that is overloaded is tried with both protocols in turn.

@@ -132,16 +132,36 @@ class Wire:
         OSError
             When the connection is broken.
         """
-        try:
-            if self._is_tls:
-                with self._lock:
-                    data = self._sock.recv(RECV_BYTES)
-            else:
+        if self._is_tls:
+            data = self._receive_records()
+        else:
+            try:
                 data = self._sock.recv(RECV_BYTES)
-        except (BlockingIOError, InterruptedError, *_TLS_WAITS):
-            return None
-        self.bytes_in += len(data)
+            except (BlockingIOError, InterruptedError):
+                return None
+        if data:
+            self.bytes_in += len(data)
         return data
+
+    def _receive_records(self) -> bytes | None:
+        """Return what came over TLS, which hands out one record at a time, however small."""
+        records: list[bytes] = []
+        size = 0
+        with self._lock:
+            while size < RECV_BYTES:
+                try:
+                    record = self._sock.recv(RECV_BYTES)
+                except (BlockingIOError, InterruptedError, *_TLS_WAITS):
+                    return b"".join(records) if records else None
+                except OSError:
+                    if records:  # what came is good; the next call tells
+                        break
+                    raise
+                if not record:
+                    break
+                records.append(record)
+                size += len(record)
+        return b"".join(records)
 
     def wait(self, timeout_s: float, reading: bool) -> None:
         """Wait at most `timeout_s` until something came (when `reading`), can be sent (when something waits), or `Wake` is set.

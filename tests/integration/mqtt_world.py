@@ -164,8 +164,10 @@ class Proxy:
                 other.sendall(data)
 
     def close(self) -> None:
-        self._listener.close()
-        for sock in self._socks:
+        """End every connection, as when the program at the other end dies."""
+        for sock in (self._listener, *self._socks):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # a thread waits in it, and would keep it open
             sock.close()
 
 
@@ -194,9 +196,18 @@ class Mosquitto:
 
         wait_until(listens, what="for mosquitto")
 
-    def kill(self, sign: int = signal.SIGKILL) -> None:
+    def save(self) -> None:
+        """Let it write its sessions, and wait until it has."""
+        assert self._process is not None
+        saved = self.folder / "mosquitto.db"
+        before = saved.stat().st_mtime_ns if saved.exists() else 0
+        self._process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: saved.exists() and saved.stat().st_mtime_ns > before, what="for mosquitto to save")
+
+    def kill(self) -> None:
+        """End it as a power cut does: what is not saved is gone."""
         if self._process is not None:
-            self._process.send_signal(sign)
+            self._process.kill()
             self._process.wait(20)
             self._process = None
 

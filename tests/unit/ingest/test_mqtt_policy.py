@@ -20,7 +20,7 @@ def test_policy_change_back_and_forth_is_slowed_down() -> None:
     assert policy.version is Version.V5
     assert delays[0] == 0.0
     assert delays[1] >= 0.25
-    assert delays[-1] > 10
+    assert delays[-1] >= 5
 
 
 def test_policy_broker_that_answered_once_must_close_three_times() -> None:
@@ -59,9 +59,9 @@ def test_policy_other_ends_keep_the_protocol() -> None:
 def test_policy_delay_grows_to_its_limit_and_starts_anew_after_a_lasting_connection() -> None:
     policy = Policy("me")
     delays = [policy.after(Outcome.UNREACHABLE, 0.0) for _ in range(12)]
-    assert all(0.5 * 0.5 * 2**i <= delay <= 0.5 * 2**i for i, delay in enumerate(delays[:6]))
-    assert all(DELAY_S_MAX / 2 <= delay <= DELAY_S_MAX for delay in delays[6:])
-    assert policy.after(Outcome.LOST, LASTING_S - 1) > 10
+    assert all(0.5 * 0.5 * 2**i <= delay <= 0.5 * 2**i for i, delay in enumerate(delays[:5]))
+    assert all(DELAY_S_MAX / 2 <= delay <= DELAY_S_MAX for delay in delays[5:])
+    assert policy.after(Outcome.LOST, LASTING_S - 1) >= 5
     assert policy.after(Outcome.LOST, LASTING_S) <= 0.5
 
 
