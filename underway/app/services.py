@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 
 from underway.app.clock import SystemClock, TownClock
+from underway.app.logs import configure_logs
 from underway.app.settings import Settings, load_settings
 from underway.model import Clock
 
@@ -35,8 +35,7 @@ def run_services(only: str | None, *, stop_with_parent: bool = False) -> None:
     names = tuple(NEEDS) if only is None else (only,)
     needs = tuple(dict.fromkeys(field for name in names for field in NEEDS[name]))
     settings = load_settings(needs)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logs(settings.log_format, only or "underway")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
