@@ -29,8 +29,8 @@ STRANGERS_MAX = 1000
 REORDER_S = 5.0
 BIRTH_GRACE_S = 60
 """How long a device may take to be born again after its node."""
-SAVE_S = 1.0
-"""How often at most the sequence number of a node is saved."""
+SAVE_S = 5
+"""How often the sequence numbers of the nodes that spoke are saved; births and deaths are saved at once."""
 
 
 class Presence(NamedTuple):
@@ -52,7 +52,7 @@ class MemoryChange(NamedTuple):
 class _Node:
     """One edge node; its own birth stands under the device ``""``."""
 
-    __slots__ = ("asking", "awaited", "bd_seq", "births", "key", "order", "saved_us", "unconfirmed")
+    __slots__ = ("asking", "awaited", "bd_seq", "births", "key", "order", "unconfirmed")
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -61,7 +61,6 @@ class _Node:
         self.births: dict[str, Birth] = {}
         self.awaited: dict[str, int] = {}  # device -> until when its birth may follow that of the node
         self.asking = Asking()
-        self.saved_us = 0
         self.unconfirmed = 0  # messages that were read while others, maybe a birth, were missing
 
     @property
@@ -134,7 +133,9 @@ class SparkplugHost:
         self._rebirths = Rebirths(rebirths_per_s_max)
         self._presence: dict[str, Presence] = {}
         self._dirty: dict[str, tuple[_Node, str]] = {}
-        self._moved: dict[str, _Node] = {}
+        self._sessions: dict[str, _Node] = {}  # to be saved at once
+        self._moved: dict[str, _Node] = {}  # whose sequence numbers went on
+        self._saved_us = 0
         self._gone: dict[str, None] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self.last_seen = Seen.NOTHING
@@ -239,7 +240,7 @@ class SparkplugHost:
                 self._note(node, device)
         if node.awaited:
             self._watched[node.key] = node
-        self._note_session(node)
+        self._sessions[node.key] = node
         self.last_seen = Seen.BORN_AGAIN if again else Seen.BORN
         return result
 
@@ -302,7 +303,7 @@ class SparkplugHost:
         node.asking.settle()
         node.awaited.clear()
         node.unconfirmed = 0
-        self._note_session(node)
+        self._sessions[node.key] = node
         self._counts["deaths"] += 1
         return Seen.DIED
 
@@ -417,6 +418,7 @@ class SparkplugHost:
         del self._nodes[node.key]
         self._watched.pop(node.key, None)
         self._moved.pop(node.key, None)
+        self._sessions.pop(node.key, None)
         self._gone[node.key] = None
         for device, birth in node.births.items():
             key = f"{node.key}/{device}"
@@ -444,10 +446,6 @@ class SparkplugHost:
     def _note(self, node: _Node, device: str) -> None:
         self._dirty[f"{node.key}/{device}"] = (node, device)
 
-    def _note_session(self, node: _Node) -> None:
-        self._moved[node.key] = node
-        node.saved_us = 0
-
     def presence_changes(self) -> tuple[Presence, ...]:
         """Return what changed since the last call: the last state of each address. Keep it until it is committed."""
         changes = tuple(self._presence.values())
@@ -461,23 +459,28 @@ class SparkplugHost:
         ----------
         now_us : int
         everything : bool
-            Also the sequence numbers that were saved less than `SAVE_S` ago: before a stop.
+            Also the sequence numbers, which otherwise come every `SAVE_S`: before a stop.
 
         Notes
         -----
         A node has one small row with its session (key ``group/edge``) and one row a birth (``group/edge/`` for its own, ``group/edge/device``).
         """
+        if everything or not 0 <= now_us - self._saved_us < SAVE_S * SECOND_US:
+            self._sessions |= self._moved
+            self._moved.clear()
+            self._saved_us = now_us
+        if not (self._gone or self._dirty or self._sessions):
+            return ()
         changes: dict[str, bytes | None] = dict.fromkeys(self._gone)
         for key, (node, device) in self._dirty.items():
             birth = node.births[device]
             changes[key] = _encode(_SavedBirth(birth.valid, birth.online, birth.since_us, birth.reason, birth.metrics))
-        for node in list(self._moved.values()):
-            if everything or not 0 <= now_us - node.saved_us < SAVE_S * SECOND_US:
-                changes[node.key] = _encode(_SavedNode(node.bd_seq, node.order.head))
-                node.saved_us = now_us
-                del self._moved[node.key]
+        for key, node in self._sessions.items():
+            changes[key] = _encode(_SavedNode(node.bd_seq, node.order.head))
+            self._moved.pop(key, None)
         self._gone.clear()
         self._dirty.clear()
+        self._sessions.clear()
         return tuple([MemoryChange(key, state) for key, state in changes.items()])
 
     def restore(self, rows: Iterable[tuple[str, bytes]], now_us: int) -> None:

@@ -20,6 +20,11 @@ class OwnState:
     host_id : str
         1..64 printable characters without ``+ / #``, its own in the whole installation.
 
+    Notes
+    -----
+    `greeting` may be called by the thread that keeps the connection while another one calls the rest: at worst a correction goes out that the
+    greeting has made needless.
+
     Examples
     --------
     >>> state = OwnState("underway")
@@ -70,11 +75,12 @@ class OwnState:
 
     def due(self, now_us: int) -> list[Publication]:
         """Return the correction that is to be published now, if any: online, with the instant of the greeting."""
-        if self._correct_us is None or now_us < self._correct_us or self._greeted_ms is None:
+        correct_us, greeted_ms = self._correct_us, self._greeted_ms
+        if correct_us is None or now_us < correct_us or greeted_ms is None:
             return []
         self._corrected_us, self._correct_us = now_us, None
         self.corrections += 1
-        return [self._said(True, self._greeted_ms)]
+        return [self._said(True, greeted_ms)]
 
     def _said(self, online: bool, at_ms: int) -> Publication:
         return Publication(self.topic, msgspec.json.encode({"online": online, "timestamp": at_ms}), 1, True)

@@ -12,7 +12,7 @@ from sparkplug_builder import AT_MS, DATETIME, DOUBLE, INT16, INT64, STRING, dev
 from ingest.decoded import Decoded
 from ingest.dialects.sparkplug import decode
 from ingest.mqtt_types import Publication
-from ingest.sparkplug_host import BIRTH_GRACE_S, STRANGERS_MAX, MemoryChange, Presence, SparkplugHost
+from ingest.sparkplug_host import BIRTH_GRACE_S, SAVE_S, STRANGERS_MAX, MemoryChange, Presence, SparkplugHost
 from ingest.sparkplug_message import PresenceReason, Seen
 from ingest.sparkplug_rebirth import PAUSE_S_MAX, PAUSE_S_MIN, rebirth_request
 from underway.model import SECOND_US, FaultReason
@@ -602,17 +602,26 @@ def test_birth_that_renames_while_nothing_is_missing_is_no_fault() -> None:
     assert wire.device_born(metrics=(metric("Level/m", 2, AT_MS, DOUBLE, double_value=2.5),)).faults == ()
 
 
-def test_memory_sequence_numbers_are_saved_once_a_second_and_at_the_end() -> None:
+def test_memory_sequence_numbers_are_saved_now_and_then_and_at_the_end() -> None:
     wire = Wire().up()
     assert len(wire.host.memory_changes(wire.now_us)) == 3
     wire.data(2)
-    wire.s = 0.5
+    wire.s = SAVE_S - 0.1
     assert wire.host.memory_changes(wire.now_us) == ()
     assert [c.key for c in wire.host.memory_changes(wire.now_us, everything=True)] == [NODE]
     wire.data(3)
-    wire.s = 2.0
+    wire.s = 2 * SAVE_S
     assert [c.key for c in wire.host.memory_changes(wire.now_us)] == [NODE]
     assert wire.host.memory_changes(wire.now_us, everything=True) == ()
+
+
+def test_memory_births_and_deaths_are_saved_at_once() -> None:
+    wire = Wire().up()
+    wire.host.memory_changes(wire.now_us)
+    wire.send("NDEATH", node_death(3))
+    assert sorted(c.key for c in wire.host.memory_changes(wire.now_us)) == [NODE, f"{NODE}/", f"{NODE}/inlet"]
+    wire.born()
+    assert sorted(c.key for c in wire.host.memory_changes(wire.now_us)) == [NODE, f"{NODE}/", f"{NODE}/inlet"]
 
 
 def test_memory_of_a_death_survives_a_restart() -> None:
