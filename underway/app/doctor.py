@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import threading
@@ -15,9 +16,12 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from underway import __version__
+from underway.app.clock import SystemClock, TownClock
+from underway.app.doctor_ingest import LOOK_BACK, ingest_section
 from underway.app.settings import Settings, load_settings
 from underway.model import SettingsError, StoreUnavailable
 from underway.store.connect import connect, redact_url
+from underway.store.ingest_health import load_ingest_health
 from underway.store.migrate import status
 from underway.store.timescale import detect
 
@@ -82,6 +86,10 @@ def _database(settings: Settings, problems: list[str]) -> dict[str, dict[str, An
             }
             if not report.pending:
                 services = conn.execute("SELECT service, pid, updated_at, facts FROM service_status ORDER BY service").fetchall()
+                now_at = _now(settings)
+                section, found = ingest_section(load_ingest_health(conn, now_at - LOOK_BACK), now_at, _is_running)
+                sections["ingest"] = section
+                problems += found
                 sections["services"] = {
                     str(name): f"pid {pid}, last seen {seen:%Y-%m-%d %H:%M:%S} UTC, {_short(facts)}" for name, pid, seen, facts in services
                 } or {"none": "no service has reported yet"}
@@ -89,6 +97,20 @@ def _database(settings: Settings, problems: list[str]) -> dict[str, dict[str, An
     except StoreUnavailable as error:
         problems.append(str(error))
         return {"database": {"reachable": "no"}}
+
+
+def _now(settings: Settings) -> datetime:
+    return (TownClock(settings.database_url) if settings.clock == "town" else SystemClock()).now_at()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def _short(facts: Mapping[str, Any]) -> str:
