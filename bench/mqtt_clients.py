@@ -169,7 +169,7 @@ def run_aiomqtt(port: int, client_id: str, qos: int, meter: Meter) -> None:
     async def follow() -> None:
         meter.begin()
         async with aiomqtt.Client("127.0.0.1", port, identifier=client_id, clean_session=False) as client:
-            await client.subscribe(FILTER, qos)
+            await client.subscribe(FILTER, qos, timeout=LAST_S)  # the answer comes behind the backlog
             meter.ready()
             async for message in client.messages:
                 len(message.topic.value)

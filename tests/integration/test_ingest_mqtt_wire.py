@@ -339,6 +339,18 @@ def test_source_broker_that_speaks_no_mqtt_is_left_and_met_again(broker: Scripte
     wait_until(lambda: source.facts()["state"] == "connected")
 
 
+def test_source_broker_that_keeps_no_session_is_shown(
+    broker: ScriptedBroker, source_on: SourceOn, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_on()
+    peer = broker.accept()
+    peer.packet()
+    peer.send(b"\x20\x08\x00\x00\x05\x11\x00\x00\x00\x00")
+    wait_until(lambda: source.facts()["state"] == "connected")
+    wait_until(lambda: "keeps no session" in caplog.text)
+    assert source.facts()["session_expiry_s"] == 0
+
+
 def test_source_broker_that_ends_the_connection_is_quoted(broker: ScriptedBroker, source_on: SourceOn) -> None:
     source = source_on()
     peer = broker.accept()
