@@ -114,6 +114,11 @@ def follow(world: World, primary: Postgres, standby: Postgres) -> None:
     standby.standby_of(primary, "standby")
     standby.start()
     world.on_exit(lambda: standby.stop("immediate"))
+    make_synchronous(primary)
+
+
+def make_synchronous(primary: Postgres) -> None:
+    """Let no commit of `primary` return before its standby has it; wait until the standby is there."""
     # only now, and in the file of the primary alone: a standby that inherits it would wait for a standby of its own when it is promoted
     primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "postgres")
     primary.execute("SELECT pg_reload_conf()", "postgres")
