@@ -1,7 +1,8 @@
 """Units at the door: linear conversions into the canonical unit of a quantity.
 
 A unit is looked up exactly as the device wrote it (UCUM codes, the registered SenML units with the secondary ones of RFC 8798, and the common
-spellings), then without regard to case where that is not ambiguous. Factors are exact where the unit is defined exactly (BIPM SI brochure, 9th edition; NIST SP 811 appendix B).
+spellings), then without regard to case where that is not ambiguous. Factors are exact where the unit is defined exactly (BIPM SI brochure,
+9th edition; NIST SP 811 appendix B).
 """
 
 from __future__ import annotations

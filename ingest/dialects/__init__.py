@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ingest.decoded import Decode, Decoded
-from ingest.dialects import chirpstack, native, senml, sparkplug, thethings
+from ingest.dialects import chirpstack, native, senml, sensorthings, sparkplug, thethings
 from underway.model import Fault, FaultReason, SettingsError
 
 
@@ -22,6 +22,7 @@ class Dialect:
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(native.NAME, native.TOPIC_FILTERS, native.decode),
     Dialect(senml.NAME, senml.TOPIC_FILTERS, senml.decode),
+    Dialect(sensorthings.NAME, sensorthings.TOPIC_FILTERS, sensorthings.decode),
     Dialect(chirpstack.NAME, chirpstack.TOPIC_FILTERS, chirpstack.decode),
     Dialect(thethings.NAME, thethings.TOPIC_FILTERS, thethings.decode),
     Dialect(sparkplug.NAME, sparkplug.TOPIC_FILTERS, sparkplug.decode),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from math import isfinite
@@ -11,14 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ingest.decoded import ADDRESS_CHARS_MAX, PAYLOAD_BYTES_MAX, SAMPLES_MAX, UNIT_CHARS_MAX, Decoded, FaultList, shown
+from ingest.decoded import ADDRESS_CHARS_MAX, SAMPLES_MAX, UNIT_CHARS_MAX, Decoded, FaultList, shown
 from ingest.dialects.senml_cbor import NotCborError, read_cbor
+from ingest.parts import TOPIC_SHOWN_CHARS_MAX, UNREADABLE, finite, is_too_large, read_json, where
 from underway.model import Fault, FaultReason
 
 NAME = "senml"
 TOPIC_FILTERS = ("senml/+/+",)
 ID_CHARS_MAX = 64
-TOPIC_SHOWN_CHARS_MAX = 160
 RELATIVE_S_BELOW = 2**28
 """A resolved time below this counts from now (RFC 8428, section 4.5.3)."""
 AT_S_MAX = 253_402_300_799
@@ -61,7 +60,6 @@ class _First(_Plain, forbid_unknown_fields=True, gc=False):
 
 _decode_first = msgspec.json.Decoder(_First).decode
 _decode_plain = msgspec.json.Decoder(list[_Plain]).decode
-_decode_json = msgspec.json.Decoder().decode
 
 
 def decode(topic: str, payload: bytes) -> Decoded:
@@ -106,23 +104,24 @@ def decode(topic: str, payload: bytes) -> Decoded:
         message = f"a topic must look like 'senml/{{tenant}}/{{device}}', got {topic[:TOPIC_SHOWN_CHARS_MAX]!a}"
         return Decoded(None, faults=(Fault(FaultReason.TOPIC_UNKNOWN, message),))
     faults = FaultList(device)
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        message = f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)} ({_where(topic)})"
-        faults.add(FaultReason.PAYLOAD_TOO_LARGE, message)
+    if is_too_large(payload, topic, faults):
         return Decoded(device, faults=faults.result())
-    records: list[Any] | None
     if payload[:1] >= b"\x80":
         records = _cbor_records(topic, payload, faults)
         found = _plain_cbor(device, payload, records) if records else None
-        records = None if records is None else [_named(record) for record in records] if found is None else records
+        if found is not None:
+            return found
+        total = len(records or ())
+        records = None if records is None else _named(records)
     else:
         found = _plain_json(device, payload)
-        records = _json_records(topic, payload, faults) if found is None else None
-    if found is not None:
-        return found
+        if found is not None:
+            return found
+        records = _json_records(topic, payload, faults)
+        total = len(records or ())
     pack = _Pack(topic, device, faults)
     if records is not None:
-        pack.read(records)
+        pack.read(records, total)
     return pack.decoded()
 
 
@@ -136,10 +135,6 @@ def _address(topic: str) -> str | None:
         if not 1 <= len(part) <= ID_CHARS_MAX or not part.isprintable() or "+" in part or "#" in part:
             return None
     return rest
-
-
-def _where(topic: str) -> str:
-    return f"topic {topic[:TOPIC_SHOWN_CHARS_MAX]!a}"
 
 
 # what is common, by column
@@ -269,21 +264,8 @@ def _is_base_name(name: str) -> bool:
 
 def _json_records(topic: str, payload: bytes, faults: FaultList) -> list[Any] | None:
     """Return the array of a JSON pack, or None with a fault added."""
-    try:
-        document = _decode_json(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # the strict parser refuses the whole; the lenient one reads NaN, Infinity and 1e999, so that they cost one record
-        try:
-            document = json.loads(payload.decode())
-        except UnicodeDecodeError as error:
-            message = f"a pack must be UTF-8 text, got byte 0x{payload[error.start]:02x} at position {error.start} ({_where(topic)})"
-            faults.add(FaultReason.PAYLOAD_NOT_UTF8, message)
-            return None
-        except (ValueError, RecursionError):
-            message = f"a pack must be JSON or CBOR, got {shown(bytes(payload[:40]))} ({_where(topic)})"
-            faults.add(FaultReason.PAYLOAD_NOT_JSON, message)
-            return None
-    return _array(topic, document, faults)
+    document = read_json(payload, topic, faults, "a pack", "JSON or CBOR")
+    return None if document is UNREADABLE else _array(topic, document, faults)
 
 
 def _cbor_records(topic: str, payload: bytes, faults: FaultList) -> list[Any] | None:
@@ -291,7 +273,7 @@ def _cbor_records(topic: str, payload: bytes, faults: FaultList) -> list[Any] | 
     try:
         document = read_cbor(payload)
     except NotCborError as error:
-        faults.add(FaultReason.PAYLOAD_NOT_CBOR, f"a pack must be CBOR, got {shown(bytes(payload[:40]))}: {error} ({_where(topic)})")
+        faults.add(FaultReason.PAYLOAD_NOT_CBOR, f"a pack must be CBOR, got {shown(bytes(payload[:40]))}: {error} ({where(topic)})")
         return None
     return _array(topic, document, faults)
 
@@ -299,15 +281,18 @@ def _cbor_records(topic: str, payload: bytes, faults: FaultList) -> list[Any] | 
 def _array(topic: str, document: object, faults: FaultList) -> list[Any] | None:
     if isinstance(document, list):
         return document
-    faults.add(FaultReason.SCHEMA, f"a pack must be an array of records, got {shown(document)} ({_where(topic)})")
+    faults.add(FaultReason.SCHEMA, f"a pack must be an array of records, got {shown(document)} ({where(topic)})")
     return None
 
 
-def _named(record: object) -> object:
-    """Return a CBOR record with the names of its labels; what is no label stays as it is."""
-    if not isinstance(record, dict):
-        return record
-    return {LABELS.get(key, key) if isinstance(key, int) else key: value for key, value in record.items()}
+def _named(records: list[Any]) -> list[Any]:
+    """Return CBOR records, as many as are read, with the names of their labels; what is no label stays as it is."""
+    return [
+        {LABELS.get(key, key) if isinstance(key, int) else key: value for key, value in record.items()}
+        if isinstance(record, dict)
+        else record
+        for record in records[:SAMPLES_MAX]
+    ]
 
 
 class _Pack:
@@ -331,11 +316,15 @@ class _Pack:
     @property
     def place(self) -> str:
         """Return where the record in hand stands."""
-        return f"({_where(self.topic)}, record {self.number} of {self.total})"
+        return f"({where(self.topic)}, record {self.number} of {self.total})"
 
-    def read(self, records: list[Any]) -> None:
-        """Take every record that can be taken."""
-        self.total = len(records)
+    def read(self, records: list[Any], total: int) -> None:
+        """Take every record that can be taken of `records`, the first of `total`."""
+        self.total = total
+        if self.total > SAMPLES_MAX:
+            message = f"a pack must have at most {SAMPLES_MAX} records, got {self.total}; the first {SAMPLES_MAX} were taken ({where(self.topic)})"
+            self.faults.add(FaultReason.TOO_MANY_READINGS, message)
+            del records[SAMPLES_MAX:]
         if not self._is_understood(records):
             return
         said = False
@@ -354,7 +343,7 @@ class _Pack:
                 self._record(record)
                 said = True
         if not said:
-            message = f"a pack must have at least one record with a value, got {self.total} without ({_where(self.topic)})"
+            message = f"a pack must have at least one record with a value, got {self.total} without ({where(self.topic)})"
             self.faults.add(FaultReason.SCHEMA, message)
 
     def decoded(self) -> Decoded:
@@ -394,7 +383,7 @@ class _Pack:
             return True
         for field in ("bt", "bv", "bs"):
             if field in record:
-                number = _finite(record[field])
+                number = finite(record[field])
                 if number is None:
                     return self._bad_base(field, "a finite number", record[field])
                 if field == "bt":
@@ -470,7 +459,7 @@ class _Pack:
     def _instant(self, record: dict[Any, Any], address: str) -> tuple[int, bool] | None:
         """Return the microseconds, and whether they count from reception; None with a fault added."""
         told = record.get("t", 0)
-        number = _finite(told)
+        number = finite(told)
         if number is not None:
             at_s = self.base_time + number
             if -RELATIVE_S_BELOW < at_s <= AT_S_MAX:
@@ -491,7 +480,7 @@ class _Pack:
             self.faults.add(FaultReason.VALUE_TYPE, message, address)
 
     def _number(self, address: str, field: str, told: object, base: float | None, at: tuple[int, bool], unit: str | None) -> None:
-        number = _finite(told)
+        number = finite(told)
         total = None if number is None else number + (base or 0)
         if total is None or not isfinite(total):
             reason = FaultReason.VALUE_NOT_FINITE if type(told) in (int, float) else FaultReason.VALUE_TYPE
@@ -515,15 +504,3 @@ class _Pack:
 
 def _is_unit(unit: object) -> bool:
     return isinstance(unit, str) and 1 <= len(unit) <= UNIT_CHARS_MAX
-
-
-def _finite(value: object) -> float | None:
-    """Return `value` as a finite float, or None; true and false are not numbers."""
-    if type(value) is float:
-        return value if isfinite(value) else None
-    if type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            return None
-    return None

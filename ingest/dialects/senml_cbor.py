@@ -91,7 +91,7 @@ def has_plain_keys(payload: bytes) -> bool:
     at, end = 0, len(payload)
     left: list[int] = []  # items still to come in each open container; negative where a break ends it
     keyed: list[int] = []  # in each open container: 0 an array, 1 a map whose key is next, 2 a map whose value is next
-    tagged = False
+    tags = 0  # that stand before the item in hand
     while at < end:
         head = payload[at]
         at += 1
@@ -112,14 +112,16 @@ def has_plain_keys(payload: bytes) -> bool:
             argument = -1
         else:
             return False
-        if left and not tagged:
+        if left and not tags:
             if keyed[-1] == 1 and major in (4, 5, 6):
                 return False
             if keyed[-1]:
                 keyed[-1] = 3 - keyed[-1]
             if left[-1] > 0:
                 left[-1] -= 1
-        tagged = major == 6
+        tags = tags + 1 if major == 6 else 0
+        if tags > DEPTH_MAX:
+            return False
         if major in (4, 5) or (argument < 0 and major in (2, 3)):
             if len(left) >= DEPTH_MAX:
                 return False
@@ -127,9 +129,9 @@ def has_plain_keys(payload: bytes) -> bool:
             keyed.append(1 if major == 5 else 0)
         elif major in (2, 3):
             at += argument
-        while left and left[-1] == 0 and not tagged:
+        while left and left[-1] == 0 and not tags:
             left.pop()
             keyed.pop()
-        if not left and not tagged:
+        if not left and not tags:
             break
-    return 0 < at <= end and not left and not tagged
+    return 0 < at <= end and not left and not tags

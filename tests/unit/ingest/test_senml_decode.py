@@ -29,13 +29,10 @@ def one_by_one(payload: bytes) -> Decoded:
     """Return what the path for unusual packs makes of a payload."""
     faults = FaultList("north/pr-113")
     pack = senml._Pack(TOPIC, "north/pr-113", faults)
-    if payload[:1] >= b"\x80":
-        found = senml._cbor_records(TOPIC, payload, faults)
-        records = None if found is None else [senml._named(record) for record in found]
-    else:
-        records = senml._json_records(TOPIC, payload, faults)
+    is_cbor = payload[:1] >= b"\x80"
+    records = senml._cbor_records(TOPIC, payload, faults) if is_cbor else senml._json_records(TOPIC, payload, faults)
     if records is not None:
-        pack.read(records)
+        pack.read(senml._named(records) if is_cbor else records, len(records))
     return pack.decoded()
 
 
@@ -182,7 +179,7 @@ def test_decode_payload_above_the_limit_is_refused() -> None:
 def test_decode_more_values_than_allowed_keeps_the_first(record: bytes) -> None:
     got = decode(TOPIC, b"[" + b",".join([record] * (SAMPLES_MAX + 5)) + b"]")
     assert len(got) == SAMPLES_MAX
-    assert [f.reason for f in got.faults] == [FaultReason.TOO_MANY_READINGS]
+    assert {f.reason for f in got.faults} == {FaultReason.TOO_MANY_READINGS}
 
 
 def test_decode_name_at_the_limit_is_taken_and_above_it_is_not() -> None:
