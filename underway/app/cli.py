@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from underway import __version__
+from underway.app.cli_bench import bench_app
+from underway.app.cli_devices import device_app
 from underway.app.cli_quarantine import quarantine_app
 from underway.model import OperatorError, StoreUnavailable
 
@@ -31,6 +33,7 @@ account_app = typer.Typer(help="People who may sign in to the web pages.", no_ar
 app.add_typer(db_app, name="db")
 app.add_typer(grafana_app, name="grafana")
 app.add_typer(account_app, name="account")
+app.add_typer(device_app, name="device")
 app.add_typer(bench_app, name="bench")
 app.add_typer(quarantine_app, name="quarantine")
 

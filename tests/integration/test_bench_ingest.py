@@ -1,0 +1,58 @@
+"""``underway bench ingest`` as a person runs it, small: it says what it measured, and both sides have the same count. Never a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+import pytest
+
+from underway.app.bench.figures import Bound
+from underway.app.settings import PREFIX
+
+pytestmark = pytest.mark.integration
+
+
+def bench(*words: str) -> tuple[int, dict[str, Any], str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    done = subprocess.run(
+        [sys.executable, "-m", "underway", "bench", "ingest", "--json", *words],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr[-3000:]
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_bench_ingest_one_reading_tells_both_sides_and_judges_itself(mosquitto: object, embedded_admin_url: str) -> None:
+    code, facts, said = bench("--seconds", "25", "--only", "one-reading", "--database", embedded_admin_url)
+    assert set(facts) == {"ok", "versions", "machine", "settings", "wall_s", "parts"}
+    assert list(facts["parts"]) == ["one-reading"]
+    part = facts["parts"]["one-reading"]
+    assert part["counts"]["published"] > 0, part["notes"]
+    assert part["counts"]["stored"] == part["counts"]["published"]
+    assert part["counts"]["differing"] == part["counts"]["quarantined"] == 0
+    figures = {figure["name"]: figure for figure in part["figures"]}
+    assert set(figures) >= {"ingest, whole path", "ratio"}
+    for figure in figures.values():
+        assert len(figure["repetitions"]) >= 1
+        assert all(value > 0 for value in figure["repetitions"])
+        assert min(figure["repetitions"]) <= figure["median"] <= max(figure["repetitions"])
+    (gate,) = part["gates"]
+    assert (gate["bound"], gate["limit"]) == (Bound.AT_LEAST.value, 0.8)
+    assert gate["pass"] is (gate["reason"] == "held")
+    assert (code == 0) is facts["ok"] is part["pass"] is gate["pass"]
+    assert set(part["cpu_us_per_reading"]["process"]) >= {"ingest", "broker", "database"}
+    assert facts["machine"]["cores"] >= 1
+    assert facts["settings"]["database"]["fsync"] in ("on", "off")
+    assert "one-reading 1/" in said
+    with psycopg.connect(embedded_admin_url) as conn:
+        left = conn.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'underway_bench_%'").fetchone()
+    assert left == (0,)

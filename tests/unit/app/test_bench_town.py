@@ -1,0 +1,183 @@
+"""Towns of the benchmark and what their devices send: decoded again, it is what the town read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from detectors.sensor.flat_line import READINGS_MIN, FlatLine
+from ingest.dialects import decode
+from ingest.sparkplug_schema import Payload
+from underway.app.bench.drain import differing_rows, join, steady_rate
+from underway.app.bench.options import BenchOptions
+from underway.app.bench.payloads import SparkplugFleet, native_messages, senml_messages
+from underway.app.bench.prepared import train
+from underway.app.bench.town import (
+    CHANNELS_A_RTU,
+    MARKED_EQUAL,
+    ROUND_US,
+    Mix,
+    Rounds,
+    Town,
+    build_town,
+    last_values,
+    marked_history,
+)
+from underway.model import FindingPhase, Quantity, to_us
+from underway.store.measure import StoredBatch
+
+NOW_AT = datetime(2026, 3, 2, 12, tzinfo=UTC)
+FIRST_US = to_us(NOW_AT)
+
+
+def numbered(town: Town) -> Town:
+    """Return a town with ids as a store would give them."""
+    channels = tuple(replace(c, channel_id=number) for number, c in enumerate(town.registry.channels, 1))
+    return town.registered(replace(town.registry, channels=channels))
+
+
+def rtus(dialect: str = "native", zones: int = 4) -> Town:
+    return numbered(build_town("bench", Mix.RTUS, zones, NOW_AT, dialect=dialect, spread=False))
+
+
+@pytest.mark.parametrize("mix", list(Mix), ids=[mix.value for mix in Mix])
+def test_town_zone_of_every_mix_has_fifty_channels_and_one_inflow(mix: Mix) -> None:
+    town = build_town("bench", mix, 4, NOW_AT)
+    by_zone: dict[str | None, list[str]] = {}
+    for channel in town.registry.channels:
+        by_zone.setdefault(channel.zone_id, []).append(channel.role)
+    assert [len(roles) for roles in by_zone.values()] == [50] * 4
+    assert [roles.count("zone_inflow") for roles in by_zone.values()] == [1] * 4
+    assert len({(c.device_id, c.name) for c in town.registry.channels}) == 200
+
+
+def test_town_rounds_same_seed_same_readings_in_event_order() -> None:
+    town = numbered(build_town("bench", Mix.LOGGERS, 4, NOW_AT))
+    one, other = town.rounds(FIRST_US, 7, 3), town.rounds(FIRST_US, 7, 3)
+    assert one.value.tolist() == other.value.tolist()
+    assert len(one) == 600
+    assert (np.diff(one.at_us) >= 0).all()
+    assert len({(i, at) for i, at in zip(one.index.tolist(), one.at_us.tolist(), strict=True)}) == 600
+    # every instant lies nearer to its own grid time than to another one
+    assert (np.abs((one.at_us + ROUND_US // 2) % ROUND_US - ROUND_US // 2) < ROUND_US // 2).all()
+
+
+def test_native_messages_decoded_are_the_readings_of_the_town() -> None:
+    town = numbered(build_town("bench", Mix.LOGGERS, 4, NOW_AT))
+    rounds = town.rounds(FIRST_US, 0, 2)
+    messages = native_messages(town, rounds)
+    for place, (topic, payload) in enumerate(messages):
+        name, found = decode(topic.decode(), payload)
+        channel = town.registry.channels[int(rounds.index[place])]
+        assert (name, found.device, found.channel, found.unit, found.faults) == (
+            "native",
+            channel.device_id,
+            (channel.name,),
+            (channel.device_unit,),
+            (),
+        )
+        assert (list(found.observed_us), list(found.value)) == ([int(rounds.at_us[place])], [float(rounds.value[place])])
+    assert 70 <= np.mean([len(payload) for _, payload in messages]) <= 90
+
+
+def test_senml_messages_decoded_are_the_readings_of_the_town() -> None:
+    town = rtus("senml")
+    rounds = town.rounds(FIRST_US, 0, 2)
+    messages = senml_messages(town, rounds)
+    assert len(messages) == len(rounds) // CHANNELS_A_RTU
+    place = 0
+    for topic, payload in messages:
+        name, found = decode(topic.decode(), payload)
+        assert (name, len(found), found.faults) == ("senml", CHANNELS_A_RTU, ())
+        assert found.device in {device.spoken_address for device in town.registry.devices}
+        for k in range(CHANNELS_A_RTU):
+            channel = town.registry.channels[int(rounds.index[place])]
+            assert found.unit is not None
+            factor = {"Pa": 1000.0, "m3/s": 1 / 3600.0}[str(found.unit[k])]
+            assert (found.channel[k], found.observed_us[k]) == (channel.name, rounds.at_us[place])
+            assert found.value[k] == pytest.approx(rounds.value[place] * factor, rel=1e-12)
+            assert (found.unit[k] == "Pa") is (channel.quantity is Quantity.PRESSURE)
+            place += 1
+    assert place == len(rounds)
+
+
+def test_sparkplug_data_read_by_the_schema_is_the_town_and_numbers_run_on() -> None:
+    town = rtus("sparkplug", zones=12)
+    fleet = SparkplugFleet(town)
+    born, rounds = town.rounds(FIRST_US, 0, 1), town.rounds(FIRST_US, 1, 60)
+    births = fleet.births(born)
+    names: dict[tuple[str, int], str] = {}
+    seqs: dict[str, list[int]] = {}
+    values: list[float] = []
+    for topic, data in births + fleet.data(rounds):
+        _, _, kind, edge, *device = topic.decode().split("/")
+        payload = Payload.FromString(data)
+        seqs.setdefault(edge, []).append(payload.seq)
+        for metric in payload.metrics:
+            if kind == "DBIRTH":
+                names[edge, metric.alias] = f"{device[0]}/{metric.name}"
+            if kind in ("DBIRTH", "DDATA"):
+                values.append(metric.double_value)
+                assert names[edge, metric.alias].startswith(device[0])
+                assert metric.timestamp == payload.timestamp
+    assert values == [*born.value.tolist(), *rounds.value.tolist()]
+    assert len(names) == town.size
+    assert all(seq == [k % 256 for k in range(len(seq))] for seq in seqs.values())
+    assert max(len(seq) for seq in seqs.values()) > 256
+
+
+def test_sparkplug_births_come_again_with_sequence_zero() -> None:
+    town = rtus("sparkplug")
+    fleet = SparkplugFleet(town)
+    fleet.births(town.rounds(FIRST_US, 0, 1))
+    fleet.data(town.rounds(FIRST_US, 1, 2))
+    again = fleet.births(town.rounds(FIRST_US, 3, 1))
+    assert [Payload.FromString(data).seq for _, data in again] == [0, 1, 2]
+
+
+def test_marked_history_once_more_is_a_finding_of_the_flat_line_detector() -> None:
+    town = numbered(build_town("bench", Mix.LOGGERS, 4, NOW_AT, marked=3))
+    history = marked_history(town, FIRST_US)
+    marked = town.registry.channels[town.size :]
+    assert MARKED_EQUAL == READINGS_MIN + 1
+    trained = train(town, FIRST_US, 1, float("inf"), lambda sentence: None)
+    stands = last_values(history, town)
+    for place, value in stands.items():
+        once_more = Rounds(np.array([place]), np.array([FIRST_US + 3600 * 1_000_000]), np.array([value]))
+        found = trained.bank.step(once_more.readings(town.channel_ids)).findings
+        assert [(f.detector, f.phase, f.asset_id, f.historical) for f in found] == [
+            (FlatLine.name, FindingPhase.RAISE, f"device:{town.registry.channels[place].device_id}", False)
+        ]
+    assert len(stands) == len(marked) == 3
+
+
+def test_differing_rows_both_sides_are_counted() -> None:
+    sent = Rounds(np.array([0, 0, 1]), np.array([10, 20, 10]), np.array([1.0, 2.0, 3.0]))
+    ids = np.array([7, 8], np.int32)
+    stored = {"channel_id": np.array([7, 7, 8]), "observed_us": np.array([10, 20, 10]), "value": np.array([1.0, 2.0 + 1e-13, 3.0])}
+    assert differing_rows(sent, ids, stored) == 0
+    stored["observed_us"][0] = 11
+    assert differing_rows(sent, ids, stored) == 2
+    assert differing_rows(join([sent, sent]), ids, stored) == 2
+
+
+def test_steady_rate_last_batch_and_what_came_before_do_not_count() -> None:
+    def batch(number: int, readings: int, second: int) -> StoredBatch:
+        at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
+        return StoredBatch(number, readings, at, at)
+
+    go_at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert steady_rate([batch(1, 300, 1), batch(2, 300, 2), batch(3, 300, 3), batch(4, 1, 6)], go_at) == 150.0
+    assert steady_rate([batch(1, 300, 1)], go_at) is None
+    assert steady_rate([], go_at) is None
+
+
+@pytest.mark.parametrize(("seconds", "zones", "repetitions"), [(25, 8, 2), (180, 40, 3), (3600, 40, 3)])
+def test_options_short_runs_are_smaller_and_even(seconds: float, zones: int, repetitions: int) -> None:
+    options = BenchOptions(seconds)
+    assert (options.zones, options.repetitions) == (zones, repetitions)
+    assert options.zones % 2 == 0
+    assert BenchOptions(seconds, ("memory",)).parts == ("memory",)

@@ -1,0 +1,177 @@
+"""The town whose loggers send one reading a message: trained once, then driven forward in event time by one part after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from underway.app.bench.drain import Drained, Meter, let_settle
+from underway.app.bench.figures import Bound, Figure, Gate, GateReason, Part, median, ratio
+from underway.app.bench.options import BenchOptions
+from underway.app.bench.payloads import native_messages
+from underway.app.bench.place import Place
+from underway.app.bench.prepared import LEARN_ROUNDS, Say, Trained, register, save_bank, train
+from underway.app.bench.processes import CpuWatch, NullSubscriber, ingest_process
+from underway.app.bench.town import ROUND_US, Mix, Rounds, Town, build_town
+from underway.app.bench.wire import Publisher, chunks, packets
+from underway.model import to_us
+from underway.store.connect import connect
+
+TOPIC_FILTER = "uw/+/+/telemetry"
+RATIO_MIN = 0.8
+DRAIN_S_MAX = 90.0
+
+
+@dataclass(slots=True)
+class NativeTown:
+    """The town in its database, with a cursor in event time.
+
+    Attributes
+    ----------
+    sustained_per_s : float or None
+        What ingest drained, as far as that was measured.
+    """
+
+    place: Place
+    options: BenchOptions
+    url: str
+    town: Town
+    trained: Trained
+    first_us: int
+    round: int
+    state_bytes: int
+    sustained_per_s: float | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+
+    def next_rounds(self, count: int) -> Rounds:
+        """Return the next `count` rounds of the town."""
+        rounds = self.town.rounds(self.first_us, self.round, count)
+        self.round += count
+        return rounds
+
+    def watch(self, ingest_pid: int) -> CpuWatch:
+        """Return the processes whose CPU time belongs to a measurement."""
+        return CpuWatch({"ingest": ingest_pid, "broker": self.place.broker.pid, "database": self.place.postmaster})
+
+    @property
+    def flaw(self) -> GateReason | None:
+        """Return why no figure of this town counts, if that is so."""
+        return GateReason.CUT_SHORT if self.trained.rounds < LEARN_ROUNDS else None
+
+
+def build_native(place: Place, options: BenchOptions, deadline_s: float, say: Say) -> NativeTown:
+    """Register the town, let detectors learn its history, and store their state as a checkpoint."""
+    now_at = datetime.now(UTC)
+    url = place.new_database("native")
+    zones = options.zones
+    town = build_town("bench", Mix.LOGGERS, zones, now_at, marked=options.marked)
+    with connect(url, application_name="underway-bench") as conn:
+        town = register(conn, town)
+        last_us = to_us(now_at) // ROUND_US * ROUND_US - options.native_rounds(town.size) * ROUND_US
+        first_us = last_us - LEARN_ROUNDS * ROUND_US
+        trained = train(town, first_us, LEARN_ROUNDS, deadline_s, say)
+        state_bytes = save_bank(conn, town.registry.site.site_id, trained.bank)
+    settings: dict[str, object] = {
+        "channels": town.size,
+        "zones": zones,
+        "learned_days": round(trained.rounds * ROUND_US / 86_400e6, 2),
+        "learned_readings": trained.readings,
+        "learning_us_a_reading": round(trained.seconds * 1e6 / max(trained.readings, 1), 2),
+        "checkpoint_bytes": state_bytes,
+    }
+    return NativeTown(place, options, url, town, trained, first_us, trained.rounds, state_bytes, settings=settings)
+
+
+@contextlib.contextmanager
+def native_meter(native: NativeTown, more: Mapping[str, str] | None = None) -> Iterator[Meter]:
+    """Run ingest on the town and yield what measures it."""
+    place = native.place
+    with ingest_process(native.url, place.broker, place.folder, more=more, profile=place.profile) as ingest:
+        let_settle(ingest)
+        yield Meter(ingest, native.watch(ingest.pid), native.town.channel_ids)
+
+
+def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
+    """Compare ingest with a null subscriber: both drain the same backlog of one-reading messages at QoS 1."""
+    part = Part("one-reading", "one reading a message, QoS 1, whole path, against a subscriber that does nothing")
+    place, options = native.place, native.options
+    rounds = max(2, options.one_reading_messages(place.broker.kind) // native.town.size)
+    null = NullSubscriber(place.broker, TOPIC_FILTER)
+    null_rates: list[float] = []
+    drained: list[Drained] = []
+    null_cpu: list[float] = []
+    payload_bytes = 0
+    try:
+        with native_meter(native) as meter:
+            for repetition in range(options.repetitions):
+                began_s = time.perf_counter()
+                published = native.next_rounds(rounds)
+                messages = native_messages(native.town, published)
+                payload_bytes = round(sum(len(payload) for _, payload in messages) / len(messages))
+                say(f"one-reading {repetition + 1}/{options.repetitions}: filling a backlog of {len(messages):,} messages")
+                null.subscribe()
+                null.start(len(messages))
+                meter.ingest.freeze()
+                with Publisher(place.broker.port, "bench-publisher") as publisher:
+                    publisher.publish(chunks(packets(messages)))
+                for who in ("null", "ingest") if repetition % 2 == 0 else ("ingest", "null"):
+                    say(
+                        f"one-reading {repetition + 1}/{options.repetitions}: {'the null subscriber' if who == 'null' else 'ingest'} drains"
+                    )
+                    if who == "null":
+                        wall_s, cpu_s = null.drain(DRAIN_S_MAX)
+                        if wall_s is not None:
+                            null_rates.append(len(messages) / wall_s)
+                            null_cpu.append(cpu_s * 1e6 / len(messages))
+                    else:
+                        drained.append(meter.drain(len(messages), published, DRAIN_S_MAX))
+                let_settle(meter.ingest)
+                if not drained[-1].complete or time.perf_counter() + (time.perf_counter() - began_s) > deadline_s:
+                    break
+            meter.note(part, drained)
+    finally:
+        null.forget()
+    rates = [one.rate_per_s for one in drained if one.rate_per_s is not None]
+    native.sustained_per_s = median(rates)
+    if len(rates) < options.repetitions:
+        part.notes.append(f"{len(rates)} of {options.repetitions} repetitions: the time did not suffice for more")
+    part.figures = [
+        Figure(null.kind, "messages/s", tuple(null_rates)),
+        Figure("ingest, whole path", "messages/s", tuple(rates)),
+        Figure("ratio", "", tuple(b / a for a, b in zip(null_rates, rates, strict=False))),
+    ]
+    if null_cpu:
+        part.cpu_us.setdefault("process", {})["null subscriber"] = median(null_cpu) or 0.0
+    flaw = flaw_of(drained, native.flaw)
+    part.gates = [Gate("ingest / null subscriber", ratio(median(rates), median(null_rates)), Bound.AT_LEAST, RATIO_MIN, flaw=flaw)]
+    part.settings = {**native.settings, "messages": rounds * native.town.size, "payload_bytes": payload_bytes}
+    if place.broker.kind == "amqtt":
+        part.notes.append("mosquitto is not installed: the broker is amqtt, and the figures are the broker's")
+    return part
+
+
+def flaw_of(drained: list[Drained], flaw: GateReason | None) -> GateReason | None:
+    """Return why the figures of these repetitions do not count, if that is so."""
+    if not drained:
+        return GateReason.NOT_MEASURED
+    if any(one.differing for one in drained):
+        return GateReason.ROWS_DIFFER
+    return flaw
+
+
+def measure_sustained(native: NativeTown, say: Say) -> float | None:
+    """Return the rate at which ingest drains one backlog: for the part that needs it, when `one_reading` did not run."""
+    say("measuring the sustained rate")
+    with native_meter(native) as meter:
+        rounds = max(2, native.options.one_reading_messages(native.place.broker.kind) // native.town.size)
+        published = native.next_rounds(rounds)
+        messages = native_messages(native.town, published)
+        meter.ingest.freeze()
+        with Publisher(native.place.broker.port, "bench-publisher") as publisher:
+            publisher.publish(chunks(packets(messages)))
+        drained = meter.drain(len(messages), published, DRAIN_S_MAX)
+    native.sustained_per_s = drained.rate_per_s
+    return drained.rate_per_s
