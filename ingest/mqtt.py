@@ -112,7 +112,7 @@ class MqttSource:
     A PINGREQ goes out every 10 s. A connection on which nothing came for 20 s is given up, unless we do not read for want of room; then the
     kernel's own timeout ends it, 25 s after a PINGREQ that nobody confirmed.
 
-    While messages stream in, the thread rests 1 ms between two looks at the socket: fewer and larger pieces, at about half of the CPU.
+    While messages stream in, the thread rests 1 ms between two looks at the socket: fewer and larger pieces cost less CPU.
 
     Blind to what a broker drops before it sends (a full queue of an offline session: Mosquitto's ``max_queued_messages``; a message above its own
     limit), and to which of the filters is wrong for a broker that closes the connection instead of refusing one.
