@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from underway.model import ExpectationBatch, Finding, FindingKind, Hold, Signal
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.integer[Any]]
 BoolArray = NDArray[np.bool_]
+
+NEVER_US = -(2**62)
+"""An instant before everything; small enough that intervals can be added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Readings in arrival order; inside one channel the observed times strictly increase.
+    """Readings in arrival order; inside one channel the observed times strictly increase (for `NoData` they may come as they like).
 
     Attributes
     ----------
@@ -118,6 +121,11 @@ class Detector(Protocol):
         """Upper limit of the length of `state`; a law."""
         ...
 
+    @property
+    def warm_up_us(self) -> int:
+        """How much history it needs before it has learned, microseconds: what a fresh one is fed before a window that it shall judge again."""
+        ...
+
     def covers(self, hold: Hold) -> bool:
         """Return whether `hold` keeps this detector from adapting."""
         ...
@@ -145,6 +153,37 @@ class FrameDetector(Detector, Protocol):
 
     def step(self, frames: Frames) -> BankOutput:
         """Judge grid times in order."""
+        ...
+
+
+class Fleet(Protocol):
+    """Detectors of one kind that judge their grid times together, as arrays over all of them."""
+
+    def step(self, number: IntArray, at_us: IntArray, value: FloatArray, historical: BoolArray) -> BankOutput:
+        """Judge at most one grid time of every member.
+
+        Parameters
+        ----------
+        number : ndarray of int64, shape (n,)
+            Members, ascending.
+        at_us, historical : ndarray, shape (n,)
+        value : ndarray of float64
+            Values of all channels of the first member in the order of its ``channel_ids``, then those of the second, and so on; NaN is a gap.
+        """
+        ...
+
+
+class FleetDetector(FrameDetector, Protocol):
+    """A frame detector whose state stands in the arrays of a fleet."""
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """Place in the fleet."""
         ...
 
 
@@ -245,4 +284,50 @@ class OutputWriter:
                 columns[1, keep],
                 columns[2, keep],
             ),
+        )
+
+
+@dataclass(slots=True)
+class OutputRows:
+    """Collects findings and expectations of many detectors during one step; every row names its signal and baseline.
+
+    Rows whose observed, expected or sigma is not finite are left out: no expectation, no row.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    _signals: list[Signal] = field(default_factory=list)
+    _baseline: list[str] = field(default_factory=list)
+    _at: list[IntArray] = field(default_factory=list)
+    _columns: list[FloatArray] = field(default_factory=list)
+
+    def add(
+        self,
+        signals: Sequence[Signal],
+        baseline: Sequence[str],
+        at_us: IntArray,
+        observed: FloatArray,
+        expected: FloatArray,
+        sigma: FloatArray,
+    ) -> None:
+        """Append rows; all columns have shape (m,)."""
+        self._signals.extend(signals)
+        self._baseline.extend(baseline)
+        self._at.append(at_us)
+        self._columns.append(np.array((observed, expected, sigma), np.float64))
+
+    def output(self) -> BankOutput:
+        """Return what was collected."""
+        if not self._at:
+            return BankOutput(tuple(self.findings), no_expectations())
+        columns, at = np.concatenate(self._columns, axis=1), np.concatenate(self._at)
+        keep = np.isfinite(columns).all(axis=0)
+        signals, baseline = self._signals, self._baseline
+        if not keep.all():
+            rows = np.flatnonzero(keep).tolist()
+            signals, baseline = [signals[i] for i in rows], [baseline[i] for i in rows]
+            columns, at = columns[:, keep], at[keep]
+        code = np.arange(len(at), dtype=np.int32)
+        return BankOutput(
+            tuple(self.findings),
+            ExpectationBatch(tuple(signals), tuple(baseline), code, at.astype(np.int64), columns[0], columns[1], columns[2]),
         )

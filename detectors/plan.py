@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from detectors.lanes import GridLane, Lane, RowLane
+from detectors.contract import FrameDetector, RowDetector
 from detectors.road.bridge_frequency import BridgeFrequency
 from detectors.road.drain_level import DrainLevel
 from detectors.road.roughness_step import RoughnessStep
+from detectors.sensor.flat_line import CHANNELS_MAX as FLAT_CHANNELS_MAX
 from detectors.sensor.flat_line import ROLES as FLAT_ROLES
 from detectors.sensor.flat_line import FlatLine
 from detectors.sensor.no_data import NoData
+from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
 from underway.model import AssetClass, Channel, LeakSignatures, Registry, ZoneKind
 
-Planned = tuple[str, Lane, tuple[Channel, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One detector, and what feeds it: `frames` or `rows` is set."""
+
+    key: str
+    channels: tuple[Channel, ...]
+    frames: FrameDetector | None = None
+    rows: RowDetector | None = None
 
 
-def plan_lanes(registry: Registry, signatures: Sequence[LeakSignatures] = ()) -> list[Planned]:
-    """Return (key, lane, channels) of every detector that `registry` has channels for, in a stable order."""
+def plan_lanes(
+    registry: Registry,
+    signatures: Sequence[LeakSignatures] = (),
+    keys: Collection[str] | None = None,
+    channel_ids: Collection[int] | None = None,
+) -> list[Planned]:
+    """Return every detector that `registry` has channels for, in a stable order.
+
+    Parameters
+    ----------
+    registry : Registry
+    signatures : sequence of LeakSignatures
+        One a zone, where there is a hydraulic model.
+    keys : collection of str, optional
+        Only the detectors with these keys.
+    channel_ids : collection of int, optional
+        Only these channels are seen by detectors that look at every channel on its own (flat-line).
+    """
     channels = tuple(sorted(registry.channels, key=lambda c: c.channel_id))
-    return [*_water(registry, channels, signatures), *_road(registry, channels), *_sensor(registry, channels)]
+    plan = [*_road(registry, channels), *_sensor(registry, channels, channel_ids)]
+    if keys is not None:
+        wanted = frozenset(keys)
+        plan = [p for p in plan if p.key in wanted]
+    return [*_water(registry, channels, signatures, keys), *plan]
 
 
-def _water(registry: Registry, channels: Sequence[Channel], signatures: Sequence[LeakSignatures]) -> list[Planned]:
+def _water(
+    registry: Registry, channels: Sequence[Channel], signatures: Sequence[LeakSignatures], keys: Collection[str] | None
+) -> list[Planned]:
     of_zone = {s.zone_id: s for s in signatures}
     length = {
         a.asset_id: float(a.attributes["length_m"])
@@ -31,72 +65,93 @@ def _water(registry: Registry, channels: Sequence[Channel], signatures: Sequence
         if a.asset_class is AssetClass.PIPE and isinstance(a.attributes.get("length_m"), int | float)
     }
     names: dict[int, str] = {}
+    taken: set[str] = set()
+    touching: dict[str | None, list[Channel]] = defaultdict(list)
     for c in channels:
         if c.role in PRESSURE_ROLES:
             # two loggers at one pipe: the first has the pipe's signal, the others their own
             name = f"asset/{c.asset_id or c.device_id}/pressure"
-            names[c.channel_id] = name if name not in names.values() else f"device/{c.device_id}/pressure"
+            names[c.channel_id] = name if name not in taken else f"device/{c.device_id}/pressure"
+            taken.add(names[c.channel_id])
+        if c.role in FLOW_ROLES + PRESSURE_ROLES + TANK_ROLES:
+            touching[c.zone_id].append(c)
+        if c.role in FLOW_ROLES and c.also_zone_id is not None and c.also_zone_id != c.zone_id:
+            touching[c.also_zone_id].append(c)
     plan: list[Planned] = []
-    roles = FLOW_ROLES + PRESSURE_ROLES + TANK_ROLES
+    fleets: dict[int, InflowFleet] = {}
+    wanted = None if keys is None else frozenset(keys)
     for zone in registry.zones:
-        if zone.kind is not ZoneKind.DMA:
+        mine = touching[zone.zone_id]
+        if zone.kind is not ZoneKind.DMA or not any(c.role in FLOW_ROLES for c in mine):
             continue
-        mine = tuple(
-            c
-            for c in channels
-            if c.role in roles and (c.zone_id == zone.zone_id or (c.also_zone_id == zone.zone_id and c.role in FLOW_ROLES))
-        )
-        if any(c.role in FLOW_ROLES for c in mine):
-            detector = ZoneInflow(zone, mine, registry.site.timezone, of_zone.get(zone.zone_id), length, names)
-            plan.append((detector.key, GridLane(detector, mine), mine))
+        if wanted is not None and ZoneInflow.key_of(zone) not in wanted:
+            continue
+        tanks = sum(c.role in TANK_ROLES for c in mine)
+        fleet = fleets.setdefault(tanks, InflowFleet(registry.site.timezone, tanks))
+        detector = ZoneInflow(zone, mine, registry.site.timezone, of_zone.get(zone.zone_id), length, names, fleet)
+        plan.append(Planned(detector.key, detector.channels, frames=detector))
+    for fleet in fleets.values():
+        fleet.build()
     return plan
 
 
 def _road(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
-    plan: list[Planned] = []
-    zones = list(dict.fromkeys(c.zone_id for c in channels if c.role == "roughness" and c.asset_id in assets))
-    for zone_id in zones:
-        mine = tuple(c for c in channels if c.role == "roughness" and c.zone_id == zone_id and c.asset_id in assets)
-        roughness = RoughnessStep(mine, [assets[str(c.asset_id)] for c in mine])
-        plan.append((roughness.key, RowLane(roughness, mine), mine))
+    by_role: dict[str, list[Channel]] = defaultdict(list)
+    rough: dict[str | None, list[Channel]] = defaultdict(list)
     for c in channels:
+        by_role[c.role].append(c)
+        if c.role == "roughness" and c.asset_id in assets:
+            rough[c.zone_id].append(c)
+    plan: list[Planned] = []
+    for mine in rough.values():
+        roughness = RoughnessStep(mine, [assets[str(c.asset_id)] for c in mine])
+        plan.append(Planned(roughness.key, tuple(mine), rows=roughness))
+    warmth, rain = _Nearest(by_role["bridge_temperature"]), _Nearest(by_role["rain"])
+    # by number, so that the order is that of the channels whatever their roles
+    for c in sorted(by_role["bridge_frequency"] + by_role["drain_level"], key=lambda c: c.channel_id):
         if c.asset_id not in assets:
             continue
         asset = assets[str(c.asset_id)]
-        if c.role == "bridge_frequency":
-            warmth = _nearest(channels, "bridge_temperature", c)
-            bridge = BridgeFrequency(asset, c, warmth)
-            fed = (c,) if warmth is None else (c, warmth)
-            plan.append((bridge.key, GridLane(bridge, fed), fed))
-        elif c.role == "drain_level":
-            rain = _nearest(channels, "rain", c)
-            drain = DrainLevel(asset, c, rain)
-            fed = (c,) if rain is None else (c, rain)
-            plan.append((drain.key, GridLane(drain, fed), fed))
+        beside = (warmth if c.role == "bridge_frequency" else rain).of(c)
+        fed = (c,) if beside is None else (c, beside)
+        detector: FrameDetector = BridgeFrequency(asset, c, beside) if c.role == "bridge_frequency" else DrainLevel(asset, c, beside)
+        plan.append(Planned(detector.key, fed, frames=detector))
     return plan
 
 
-def _nearest(channels: Sequence[Channel], role: str, of: Channel) -> Channel | None:
-    """Return the channel of a role on the same device, else at the same asset, else in the same zone."""
-    mine = [c for c in channels if c.role == role]
-    for same in (
-        [c for c in mine if c.device_id == of.device_id],
-        [c for c in mine if c.asset_id == of.asset_id],
-        [c for c in mine if of.zone_id is not None and c.zone_id == of.zone_id],
-    ):
-        if same:
-            return same[0]
-    return None
+class _Nearest:
+    """Finds the channel of a role on the same device, else at the same asset, else in the same zone."""
+
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self._device: Mapping[str, Channel] = {c.device_id: c for c in reversed(channels)}
+        self._asset: Mapping[str | None, Channel] = {c.asset_id: c for c in reversed(channels)}
+        self._zone: Mapping[str | None, Channel] = {c.zone_id: c for c in reversed(channels) if c.zone_id is not None}
+
+    def of(self, channel: Channel) -> Channel | None:
+        """Return the channel nearest to `channel`."""
+        return self._device.get(channel.device_id) or self._asset.get(channel.asset_id) or self._zone.get(channel.zone_id)
 
 
-def _sensor(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
+def _sensor(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
     plan: list[Planned] = []
-    flat = tuple(c for c in channels if c.role in FLAT_ROLES)
-    if flat:
-        line = FlatLine(flat)
-        plan.append((line.key, RowLane(line, flat), flat))
+    flat = [c for c in channels if c.role in FLAT_ROLES]
+    wanted = None if channel_ids is None else frozenset(channel_ids)
+    for part, members in _flat_parts(flat):
+        mine = members if wanted is None else [c for c in members if c.channel_id in wanted]
+        if mine:
+            line = FlatLine(mine, f"all-{part + 1}" if part else "all")
+            plan.append(Planned(line.key, line.channels, rows=line))
     if channels:
         silence = NoData(registry)
-        plan.append((silence.key, RowLane(silence, silence.channels), silence.channels))
+        plan.append(Planned(silence.key, silence.channels, rows=silence))
     return plan
+
+
+def _flat_parts(channels: Sequence[Channel]) -> list[tuple[int, list[Channel]]]:
+    """Return (number, channels) of parts of `FLAT_CHANNELS_MAX` ids, all channels of a device in one, the same ones as the registry grows."""
+    first: dict[str, int] = {}
+    parts: dict[int, list[Channel]] = {}
+    for c in channels:
+        parts.setdefault(first.setdefault(c.device_id, c.channel_id) // FLAT_CHANNELS_MAX, []).append(c)
+    return sorted(parts.items())

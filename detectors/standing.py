@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.contract import FloatArray
+from detectors.contract import FloatArray, IntArray
 
 LOG_CHANCE_MAX = float(np.log(1e-6))
 RUN_FACTOR = 2
@@ -27,7 +27,7 @@ class StandingGuard:
     A column stands when it has repeated its value more often than ``max(run_min, 2 L)`` times, L its longest run that ended, and a run of that
     length has a chance below 1e-6 given the share of repetitions so far. Zero is let through: a closed valve reads zero. A column that never moved
     never stands, and one that often stands soon stands rightly: the guard may err for a while, it cannot blind a detector for good. Only the
-    process detectors are protected here; `detectors.sensor.flat_line` is who tells people. Cost about 10 us a row, state 4 numbers a column.
+    process detectors are protected here; `detectors.sensor.flat_line` is who tells people. Cost some fifteen passes, state 5 numbers a column.
 
     Examples
     --------
@@ -46,34 +46,33 @@ class StandingGuard:
         self.moves = np.zeros(width)
         self.repeats = np.zeros(width)
 
-    def __call__(self, row: FloatArray) -> FloatArray:
-        """Return `row`, shape (width,), with standing columns as NaN."""
+    def __call__(self, row: FloatArray, index: IntArray | slice = slice(None)) -> FloatArray:
+        """Return `row` with standing columns as NaN; `index` says which columns it holds, all of them when left out."""
+        last, run, repeats, moves = self.last[index], self.run[index], self.repeats[index], self.moves[index]
         there = np.isfinite(row)
-        same = there & (row == self.last)
+        same = row == last
         moved = there & ~same
-        self.last = np.where(there, row, self.last)
-        self.run += same
-        share = (self.repeats + 1.0) / (self.repeats + self.moves + 2.0)
-        stands = (
-            same
-            & (self.run > np.maximum(self.run_min, RUN_FACTOR * self.longest))
-            & (self.run * np.log(share) < LOG_CHANCE_MAX)
-            & (row != 0.0)
-        )
-        self.longest = np.where(moved, np.maximum(self.run, self.longest), self.longest)
-        self.run = np.where(moved, 0.0, self.run)
-        self.moves += moved
-        self.repeats += same
-        return np.where(stands, np.nan, row)
+        self.last[index] = np.where(there, row, last)
+        run = run + same
+        stands = same & (run > np.maximum(self.run_min, RUN_FACTOR * self.longest[index])) & (row != 0.0)
+        if stands.any():
+            share = (repeats + 1.0) / (repeats + moves + 2.0)
+            stands &= run * np.log(share) < LOG_CHANCE_MAX
+            row = np.where(stands, np.nan, row)
+        self.longest[index] = np.where(moved, np.maximum(run, self.longest[index]), self.longest[index])
+        self.run[index] = np.where(moved, 0.0, run)
+        self.moves[index] = moves + moved
+        self.repeats[index] = repeats + same
+        return row
 
-    def state(self) -> dict[str, object]:
-        """Return the counts."""
-        return {name: getattr(self, name) for name in _FIELDS}
+    def state(self, part: slice = slice(None)) -> dict[str, object]:
+        """Return the counts of all columns, or of a part of them."""
+        return {name: getattr(self, name)[part] for name in _FIELDS}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], part: slice = slice(None)) -> None:
         """Take back what `state` returned."""
         for name in _FIELDS:
-            setattr(self, name, state[name])
+            getattr(self, name)[part] = state[name]
 
 
 _FIELDS = ("last", "run", "longest", "moves", "repeats")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
+from detectors.contract import NEVER_US, BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold
 from detectors.road.regression import BayesForecast
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
@@ -44,7 +44,6 @@ MEMORY = 2880.0
 GAP_US = 3 * HOUR_US
 CLIP_SD = 4.0
 STANDING_READINGS = 3
-NEVER_US = -(2**62)
 
 
 class BridgeFrequency:
@@ -92,6 +91,7 @@ class BridgeFrequency:
 
     name = "bridge-frequency"
     version = "1"
+    warm_up_us = 14 * DAY_US
     kinds = (FindingKind.BRIDGE_FREQUENCY_SHIFT,)
     state_bytes_max = 200_000
 

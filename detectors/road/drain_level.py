@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
+from detectors.contract import NEVER_US, BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold
 from detectors.road.regression import BayesForecast
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
@@ -47,7 +47,6 @@ STATISTICS_MIN = 100.0
 GAP_US = 60 * MINUTE_US
 UPDATE_US = 30 * MINUTE_US
 CLIP_SD = 4.0
-NEVER_US = -(2**62)
 
 
 @dataclass(slots=True)
@@ -95,6 +94,7 @@ class DrainLevel:
 
     name = "drain-level"
     version = "1"
+    warm_up_us = 14 * DAY_US
     kinds = (FindingKind.ROAD_FLOOD,)
     grid_us = GRID_US
     state_bytes_max = 200_000

@@ -14,6 +14,7 @@ from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
 from detectors.snapshot import pack, unpack
 from detectors.standing import StandingGuard
 from underway.model import (
+    DAY_US,
     HOUR_US,
     Asset,
     Channel,
@@ -136,6 +137,7 @@ class RoughnessStep:
 
     name = "roughness-step"
     version = "1"
+    warm_up_us = 28 * DAY_US
     kinds = (FindingKind.ROAD_ROUGHNESS,)
 
     def __init__(self, channels: Sequence[Channel], assets: Sequence[Asset]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.contract import BoolArray, FloatArray
+from detectors.contract import BoolArray, FloatArray, IntArray
+from detectors.segments import ranges
 
 MODEL_ERROR = 0.2
 """Relative error of a signature at one sensor, independent between sensors."""
@@ -18,7 +19,7 @@ SCALE_SD = 0.4
 FLOOR_KPA = 0.3
 SHRINK = 0.02
 BLOCK_STEPS = 12
-BLOCKS_KEPT = 240.0
+BLOCKS_KEPT = 240
 MOMENTS_KEPT = 2880.0
 BLOCKS_MIN = 24
 BLOCKS_COUNTED = 4.0
@@ -116,127 +117,160 @@ def most_probable(probability: FloatArray, mass: float = MASS, count_max: int = 
 
 
 class PressureTracker:
-    """Learns how pressures usually go with inflow and tank levels, and sums up their residuals while a leak is open.
+    """Learns how the pressures of zones usually go with inflow and tank levels, and sums up their residuals while a leak is open.
 
     Parameters
     ----------
-    sensors, regressors : int
-        Number of pressure channels s, and of explaining series r (net inflow first, then tank levels).
-    floor_kpa : ndarray of float64, shape (s,)
+    sensors : sequence of int
+        Number of pressure channels s of every zone; their series stand one zone after the other.
+    regressors : int
+        Number of explaining series r of every zone (net inflow first, then tank levels).
+    floor_kpa : ndarray of float64
         Resolution of each sensor over sqrt(12).
 
     Notes
     -----
     Regression by running second moments (memory 10 days), solved anew every hour; noise as the covariance of hourly means of what is left,
-    shrunk by 0.02 to its diagonal. Cost O(s r^2) a step. State about s (r^2 + r + s) doubles.
+    shrunk by 0.02 to its diagonal. Cost O(s r^2) a step, and O(s^2) a zone and hour. State about s (r^2 + r) doubles and 5 s^2 bytes a zone.
     """
 
-    def __init__(self, sensors: int, regressors: int, floor_kpa: FloatArray) -> None:
+    def __init__(self, sensors: Sequence[int], regressors: int, floor_kpa: FloatArray) -> None:
+        self.count_of = np.array(sensors, np.int64)
+        self.start = np.cumsum(self.count_of) - self.count_of
+        total = int(self.count_of.sum())
         self.floor = floor_kpa
-        self.xx = np.zeros((sensors, regressors, regressors))
-        self.xp = np.zeros((sensors, regressors))
-        self.moments = np.zeros(sensors)
-        self.slope = np.zeros((sensors, regressors))
-        self.block = np.zeros(sensors)
-        self.block_count = np.zeros(sensors)
-        self.block_steps = 0
-        self.noise = np.zeros((sensors, sensors))
-        self.blocks = np.zeros((sensors, sensors))
-        self.fall = np.zeros(sensors)
-        self.flow = np.zeros(sensors)
-        self.count = np.zeros(sensors)
+        self.xx = np.zeros((total, regressors, regressors))
+        self.xp = np.zeros((total, regressors))
+        self.moments = np.zeros(total)
+        self.slope = np.zeros((total, regressors))
+        self.block = np.zeros(total)
+        self.block_count = np.zeros(total)
+        self.block_steps = np.zeros(len(self.count_of), np.int64)
+        self.noise = [np.zeros((s, s), np.float32) for s in sensors]
+        self.blocks = [np.zeros((s, s), np.uint8) for s in sensors]
+        self.fall = np.zeros(total)
+        self.flow = np.zeros(total)
+        self.count = np.zeros(total)
 
-    def left_over(self, pressure: FloatArray, explaining: FloatArray) -> FloatArray:
-        """Return the pressure residuals less what the residuals of the explaining series usually do to them, shape (s,)."""
-        return np.asarray(pressure - self.slope @ np.where(np.isfinite(explaining), explaining, 0.0), np.float64)
+    def of(self, zone: int) -> slice:
+        """Return the sensors of one zone."""
+        start = int(self.start[zone])
+        return slice(start, start + int(self.count_of[zone]))
 
-    def learn(self, pressure: FloatArray, explaining: FloatArray) -> None:
-        """Take one row of residuals in, from a time without a leak."""
-        if not np.isfinite(explaining).all():
+    def learn(self, zones: IntArray, pressure: FloatArray, explaining: FloatArray) -> None:
+        """Take residuals in, from a time without a leak.
+
+        Parameters
+        ----------
+        zones : ndarray of int64, shape (n,)
+            Ascending.
+        pressure : ndarray of float64
+            Of all sensors of the first zone, then of the second, and so on; NaN is a gap.
+        explaining : ndarray of float64, shape (n, r)
+        """
+        whole = np.isfinite(explaining).all(axis=1)
+        if not whole.all():
+            pressure = pressure[np.repeat(whole, self.count_of[zones])]
+            zones, explaining = zones[whole], explaining[whole]
+        if not len(zones):
             return
+        at = ranges(self.start[zones], self.count_of[zones])
+        x = explaining.repeat(self.count_of[zones], axis=0)
         good: BoolArray = np.isfinite(pressure)
         p = np.where(good, pressure, 0.0)
-        rest = np.where(good, self.left_over(p, explaining), 0.0)
-        self.moments += good
-        gain = np.where(good, 1.0 / np.minimum(np.maximum(self.moments, 1.0), MOMENTS_KEPT), 0.0)
-        self.xx += gain[:, None, None] * (np.outer(explaining, explaining)[None] - self.xx)
-        self.xp += gain[:, None] * (p[:, None] * explaining[None] - self.xp)
-        self.block += rest
-        self.block_count += good
-        self.block_steps += 1
-        if self.block_steps == BLOCK_STEPS:
-            self._close_block()
+        rest = np.where(good, p - (self.slope[at] * x).sum(axis=1), 0.0)
+        moments = self.moments[at] + good
+        self.moments[at] = moments
+        gain = np.where(good, 1.0 / np.clip(moments, 1.0, MOMENTS_KEPT), 0.0)
+        self.xx[at] += gain[:, None, None] * (x[:, :, None] * x[:, None, :] - self.xx[at])
+        self.xp[at] += gain[:, None] * (p[:, None] * x - self.xp[at])
+        self.block[at] += rest
+        self.block_count[at] += good
+        self.block_steps[zones] += 1
+        full = zones[self.block_steps[zones] == BLOCK_STEPS]
+        if len(full):
+            self._close_blocks(full)
 
-    def _close_block(self) -> None:
-        full = self.block_count >= BLOCK_STEPS / 2
-        mean = self.block / np.maximum(self.block_count, 1.0)
+    def _close_blocks(self, zones: IntArray) -> None:
+        for zone in zones.tolist():
+            self._learn_noise(zone)
+        self.block_steps[zones] = 0
+        at = ranges(self.start[zones], self.count_of[zones])
+        self.block[at], self.block_count[at] = 0.0, 0.0
+        at = at[self.moments[at] >= MOMENTS_KEPT / 10]
+        if len(at):
+            xx = self.xx[at]
+            index = np.arange(xx.shape[1])
+            xx[:, index, index] += 1e-3 * xx[:, index, index] + 1e-12
+            self.slope[at] = np.linalg.solve(xx, self.xp[at][:, :, None])[:, :, 0] if len(index) > 1 else self.xp[at] / xx[:, 0]
+
+    def _learn_noise(self, zone: int) -> None:
+        of = self.of(zone)
+        if not self.slope[of].any():
+            return
+        count = self.block_count[of]
+        full = count >= BLOCK_STEPS / 2
+        mean = (self.block[of] / np.maximum(count, 1.0)).astype(np.float32)
+        noise, blocks = self.noise[zone], self.blocks[zone]
+        if full.all():
+            np.minimum(blocks + np.uint8(1), BLOCKS_KEPT, out=blocks)
+            noise += (np.outer(mean, mean) - noise) / blocks
+            return
         pair = full[:, None] & full[None]
-        if self.slope.any():
-            self.blocks += pair
-            gain = np.where(pair, 1.0 / np.minimum(np.maximum(self.blocks, 1.0), BLOCKS_KEPT), 0.0)
-            self.noise += gain * (np.outer(mean, mean) - self.noise)
-        self.block[:], self.block_count[:], self.block_steps = 0.0, 0.0, 0
-        known = self.moments >= MOMENTS_KEPT / 10
-        if known.any():
-            diagonal = np.einsum("sii->si", self.xx)
-            ridge = 1e-3 * diagonal + 1e-12
-            ridged = self.xx + np.eye(self.xx.shape[1])[None] * ridge[:, :, None]
-            solved = np.linalg.solve(ridged, self.xp[:, :, None])[:, :, 0]
-            self.slope = np.where(known[:, None], solved, 0.0)
+        np.minimum(blocks + pair, BLOCKS_KEPT, out=blocks, casting="unsafe")
+        noise += np.where(pair, (np.outer(mean, mean) - noise) / np.maximum(blocks, 1), 0.0).astype(np.float32)
 
-    def open(self) -> None:
+    def open(self, zone: int) -> None:
         """Begin to sum up."""
-        self.fall[:], self.flow[:], self.count[:] = 0.0, 0.0, 0.0
+        of = self.of(zone)
+        self.fall[of], self.flow[of], self.count[of] = 0.0, 0.0, 0.0
 
-    def add(self, pressure: FloatArray, explaining: FloatArray) -> None:
-        """Take one row of residuals in, from a time with a leak."""
+    def add(self, zone: int, pressure: FloatArray, explaining: FloatArray) -> None:
+        """Take one row of residuals of a zone in, shapes (s,) and (r,), from a time with a leak."""
         if not np.isfinite(explaining[0]):
             return
+        of = self.of(zone)
         good = np.isfinite(pressure)
-        self.fall -= np.where(good, self.left_over(np.where(good, pressure, 0.0), explaining), 0.0)
-        self.flow += np.where(good, explaining[0], 0.0)
-        self.count += good
+        usual = (self.slope[of] * np.where(np.isfinite(explaining), explaining, 0.0)).sum(axis=1)
+        self.fall[of] -= np.where(good, pressure - usual, 0.0)
+        self.flow[of] += np.where(good, explaining[0], 0.0)
+        self.count[of] += good
 
-    def sd(self) -> FloatArray:
+    def sd(self, zone: int) -> FloatArray:
         """Return the standard deviation of an hourly mean of what is left of each sensor, kPa; floor where little is known."""
-        return np.asarray(np.sqrt(np.maximum(np.diag(self.noise), 0.0) + self.floor**2 + FLOOR_KPA**2), np.float64)
+        noise = np.diag(self.noise[zone]).astype(np.float64)
+        return np.asarray(np.sqrt(np.maximum(noise, 0.0) + self.floor[self.of(zone)] ** 2 + FLOOR_KPA**2), np.float64)
 
-    def evidence(self) -> PressureEvidence | None:
+    def evidence(self, zone: int) -> PressureEvidence | None:
         """Return the evidence since `open`, None when too little was learned or seen."""
-        seen = self.count > 0
-        if not seen.any() or not (np.diag(self.blocks) >= BLOCKS_MIN).any():
+        of = self.of(zone)
+        count = self.count[of]
+        seen = count > 0
+        if not seen.any() or not (np.diag(self.blocks[zone]) >= BLOCKS_MIN).any():
             return None
-        seen &= np.diag(self.blocks) >= BLOCKS_MIN
-        n = np.where(seen, np.maximum(self.count, 1.0), 1.0)
+        seen &= np.diag(self.blocks[zone]) >= BLOCKS_MIN
+        n = np.where(seen, np.maximum(count, 1.0), 1.0)
         hours = np.minimum(n / BLOCK_STEPS, BLOCKS_COUNTED)
-        spread = self.noise * (1.0 - SHRINK) + np.diag(np.diag(self.noise)) * SHRINK + np.diag(self.floor**2)
+        noise = self.noise[zone].astype(np.float64)
+        spread = noise * (1.0 - SHRINK) + np.diag(np.diag(noise)) * SHRINK + np.diag(self.floor[of] ** 2)
         covariance = spread / np.sqrt(np.outer(hours, hours))
-        return PressureEvidence(np.where(seen, self.fall / n, np.nan), self.slope[:, 0], covariance)
+        return PressureEvidence(np.where(seen, self.fall[of] / n, np.nan), self.slope[of, 0], covariance)
 
-    def state(self) -> dict[str, object]:
-        """Return the arrays."""
-        return {name: getattr(self, name) for name in _TRACKED}
+    def state(self, zone: int) -> dict[str, object]:
+        """Return the arrays of one zone."""
+        of = self.of(zone)
+        own = {"steps": int(self.block_steps[zone]), "noise": self.noise[zone], "blocks": self.blocks[zone]}
+        return {**{name: getattr(self, name)[of] for name in _TRACKED}, **own}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, zone: int, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
+        of = self.of(zone)
         for name in _TRACKED:
-            setattr(self, name, state[name])
+            getattr(self, name)[of] = state[name]
+        self.block_steps[zone], self.noise[zone], self.blocks[zone] = state["steps"], state["noise"], state["blocks"]
 
 
-_TRACKED: Sequence[str] = (
-    "xx",
-    "xp",
-    "moments",
-    "slope",
-    "block",
-    "block_count",
-    "block_steps",
-    "noise",
-    "blocks",
-    "fall",
-    "flow",
-    "count",
-)
+_TRACKED: Sequence[str] = ("xx", "xp", "moments", "slope", "block", "block_count", "fall", "flow", "count")
 
 
 def align(pipe_channel_ids: Sequence[int], channel_ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
-from detectors.contract import BankOutput, FloatArray, Frames, OutputWriter
+from detectors.contract import NEVER_US, BankOutput, FloatArray, Frames, OutputRows, merge_outputs
 from detectors.cusum import cusum_threshold, likeliest_begin
-from detectors.noise import NoiseModel
 from detectors.snapshot import pack, unpack
-from detectors.standing import StandingGuard
-from detectors.water.location import PressureTracker, align, locate, most_probable
-from detectors.water.profile import SLOT_US, LocalDay, SlotProfile
+from detectors.water.inflow_fleet import K_MIN, SCORE_MAX, SHOWN_STEPS, STEPS_MIN, YEARS_PER_FALSE, Z_MIN, InflowFleet, Recent
+from detectors.water.location import PressureEvidence, align, locate, most_probable
+from detectors.water.profile import SLOT_US
 from underway.model import (
     DAY_US,
     HOUR_US,
@@ -39,31 +37,14 @@ FLOW_ROLES = ("zone_inflow", "tank_flow")
 PRESSURE_ROLES = ("zone_pressure",)
 TANK_ROLES = ("tank_level",)
 
-LEARN_DAYS = 10
-"""Days of readings before the method speaks: ten days in a row hold two weekend days."""
-DAYS_OF_KIND_MIN = 2
-TRACK_FROM_DAYS = 3
-LEVEL_US = 12 * HOUR_US
-LEVEL_MAX = 0.25
-LEVEL_CLIP_SD = 1.5
-WAIT_STEPS = 36
-"""Rows are learned three hours after they came, so that the hours before a finding are not learned."""
-MEMORY_STEPS = 2880.0
-Z_MAX = 6.0
-Z_MIN = -4.0
-K_MIN = 0.5
 BAND_SDS = 3.0
-YEARS_PER_FALSE = 30.0
-STEPS_MIN = 3
 EXCESS_SHARE_MIN = 0.02
 SEPARATION = 6.0
 WINDOW_MIN, WINDOW_MAX = 12, 288
 CLEAR_SHARE = 0.3
-SCORE_MAX = 100.0
 UPDATE_US = 30 * MINUTE_US
 UPDATE_OFTEN_US = 6 * HOUR_US
 
-NIGHT_FROM_SLOT, NIGHT_TO_SLOT = 24, 48
 NIGHT_STEPS_MIN = 12
 NIGHTS_KEPT = 28
 NIGHTS_MIN = 10
@@ -72,8 +53,6 @@ NIGHT_FALSE_NIGHTS = 365.0 * YEARS_PER_FALSE
 NIGHT_SD_SHARE_MIN = 0.01
 NIGHT_CLEAR_NIGHTS = 2
 NIGHT_LEARN_Z_MAX = 2.5
-STANDING_STEPS = 6
-NEVER_US = -(2**62)
 
 
 @dataclass(slots=True)
@@ -90,17 +69,19 @@ class _Condition:
     quiet_nights: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
-    """One judged grid time: what was seen and expected of every series, and the level at that time."""
+    """One judged grid time: what was seen and expected of every series, and the spread of the inflow's forecast."""
 
     at_us: int
-    kind: int
-    slot: int
-    share: float
-    offset: FloatArray
     value: FloatArray
     expected: FloatArray
+    sd: float
+
+    @property
+    def rest(self) -> float:
+        """Return the residual of the inflow."""
+        return float(self.value[0] - self.expected[0])
 
 
 class ZoneInflow:
@@ -119,6 +100,8 @@ class ZoneInflow:
         Prior weight of the pipes; uniform when left out.
     pressure_names : mapping of int to str, optional
         Signal name of each pressure channel; default ``asset/<asset_id>/pressure``.
+    fleet : InflowFleet, optional
+        Zones that are stepped together; its maker calls its ``build``. Without it the zone is a fleet of one.
 
     Notes
     -----
@@ -132,7 +115,9 @@ class ZoneInflow:
     standard deviations, below 0.3 of the largest excess) and every hold is released. Rows are learned 3 h late, so the hours before a RAISE never
     are. A release with ``cancelled`` while the residual stands means a person says that this is the new normal: the level is moved there.
 
-    It speaks after 10 days of readings, two of them weekend days. Cost about 0.1 ms a grid time. State about 60 kB plus 20 kB a pressure channel.
+    It speaks after 10 days of readings, two of them weekend days. The quiet part runs for all zones of a fleet at once (`InflowFleet`); expectations
+    of pressures are written at every grid time while something is open or held (at a RAISE also those since the onset), else as half-hour means.
+    Cost about 0.5 us a reading in a fleet, 0.5 ms a grid time alone. State about 3.5 kB a series, and 5 bytes a pair of pressure channels.
 
     Blind to: leaks during the first 10 days (they are learned), slow leaks below about one standard deviation of the night flow, leaks while an
     inlet meter is silent, losses upstream of the inlets. A step of demand (a new customer, a hydrant test, a holiday, a heat wave of more than the
@@ -162,7 +147,7 @@ class ZoneInflow:
     version = "1"
     kinds = (FindingKind.LEAK_BURST, FindingKind.LEAK_BACKGROUND)
     grid_us = SLOT_US
-    state_bytes_max = 4_000_000
+    warm_up_us = 14 * DAY_US
 
     def __init__(
         self,
@@ -172,26 +157,26 @@ class ZoneInflow:
         signatures: LeakSignatures | None = None,
         pipe_length_m: Mapping[str, float] | None = None,
         pressure_names: Mapping[int, str] | None = None,
+        fleet: InflowFleet | None = None,
     ) -> None:
         self.zone = zone
         self.asset_id = f"dma:{zone.zone_id}"
-        self.key = f"{self.name}@{self.version}/{zone.zone_id}"
-        self.channel_ids = tuple(c.channel_id for c in channels)
-        self._flow = np.array([j for j, c in enumerate(channels) if c.role in FLOW_ROLES], np.int64)
-        self._sign = np.array(
-            [-c.sign if c.also_zone_id == zone.zone_id and c.zone_id != zone.zone_id else c.sign for c in channels if c.role in FLOW_ROLES],
-            np.float64,
+        self.key = self.key_of(zone)
+        flows = [c for c in channels if c.role in FLOW_ROLES]
+        sensors = [c for c in channels if c.role in PRESSURE_ROLES]
+        tanks = [c for c in channels if c.role in TANK_ROLES]
+        self.channels = (*flows, *sensors, *tanks)
+        self.channel_ids = tuple(c.channel_id for c in self.channels)
+        self.flow_sign = np.array(
+            [-c.sign if c.also_zone_id == zone.zone_id and c.zone_id != zone.zone_id else c.sign for c in flows], np.float64
         )
-        self._pressure = np.array([j for j, c in enumerate(channels) if c.role in PRESSURE_ROLES], np.int64)
-        self._tank = np.array([j for j, c in enumerate(channels) if c.role in TANK_ROLES], np.int64)
-        self._sensor = [channels[j] for j in self._pressure]
-        s, t = len(self._pressure), len(self._tank)
-        floor = np.array(
-            [max(math.sqrt(sum(max(channels[j].resolution, 1e-3) ** 2 for j in self._flow) / 12), 1e-3)]
-            + [max(channels[j].resolution / math.sqrt(12), 0.05) for j in self._pressure]
-            + [max(channels[j].resolution / math.sqrt(12), 1e-3) for j in self._tank]
+        self._sensor = sensors
+        self.sensor_count = s = len(sensors)
+        self.floor = np.array(
+            [max(math.sqrt(sum(max(c.resolution, 1e-3) ** 2 for c in flows) / 12), 1e-3)]
+            + [max(c.resolution / math.sqrt(12), 0.05) for c in sensors]
+            + [max(c.resolution / math.sqrt(12), 1e-3) for c in tanks]
         )
-        self._local = LocalDay(timezone)
         self._signatures = signatures
         self._pipes: tuple[str, ...] = () if signatures is None else signatures.pipe_ids
         self._prior: FloatArray | None = None
@@ -199,7 +184,6 @@ class ZoneInflow:
             self._column, self._position = align(signatures.channel_ids, [c.channel_id for c in self._sensor])
             if pipe_length_m:
                 self._prior = np.array([max(pipe_length_m.get(p, 1.0), 1.0) for p in self._pipes])
-        self._h = cusum_threshold(YEARS_PER_FALSE * 365 * DAY_US / SLOT_US, K_MIN)
         self._night_h = cusum_threshold(NIGHT_FALSE_NIGHTS, K_MIN)
         self.signals = (
             Signal(f"zone/{zone.zone_id}/inflow", zone.zone_id, None, "m3/h"),
@@ -214,36 +198,28 @@ class ZoneInflow:
                 for c in self._sensor
             ),
         )
-        self._series = 1 + s + t
-        self.standing = StandingGuard(len(channels), STANDING_STEPS)
-        self.profile = SlotProfile(self._series, floor)
-        self.pressures = PressureTracker(s, 1 + t, floor[1 : 1 + s])
-        self.usual = 0.0
-        self.usual_n = 0.0
-        self.share = 0.0
-        self.extra = 0.0
-        self.offset = np.zeros(self._series - 1)
-        self.first_us = NEVER_US
+        series = 1 + s + len(tanks)
+        self.state_bytes_max = 60_000 + 4_500 * series + 6 * s * s + 200 * s * (1 + len(tanks)) ** 2
         self.frozen_us = NEVER_US
+        self.baseline = ""
         self.holds: dict[int, int] = {}
-        self.recent: list[_Row] = []
-        self.unlearned: list[_Row] = []
-        self.statistic = 0.0
-        self.onset_us = NEVER_US
-        self.steps = 0
-        self.noise = NoiseModel(K_MIN)
         self.burst: _Condition | None = None
         self.window = np.empty((0, 4))
         self.background: _Condition | None = None
         self.nights: list[float] = []
-        self.night_day = -1
-        self.night_sum = 0.0
-        self.night_count = 0
-        self.night_historical = False
-        self.night_at_us = NEVER_US
         self.night_statistic = 0.0
         self.night_steps = 0
         self.night_onset_us = NEVER_US
+        self.fleet = fleet or InflowFleet(timezone, len(tanks))
+        self.number = self.fleet.add(self)
+        if fleet is None:
+            self.fleet.build()
+        self._name_baseline()
+
+    @classmethod
+    def key_of(cls, zone: Zone) -> str:
+        """Return the key of the detector of a zone."""
+        return f"{cls.name}@{cls.version}/{zone.zone_id}"
 
     # -- holds ----------------------------------------------------------------------------------------------------------------
 
@@ -254,18 +230,21 @@ class ZoneInflow:
     def hold(self, hold: Hold) -> None:
         """Stop adapting; on release start the statistics anew, and on ``cancelled`` take the present level as the new normal."""
         if hold.released_us is None:
+            before = self.frozen
             self._freeze(hold.held_us)
             self.holds[hold.hold_id] = hold.held_us
+            if not before:
+                self._settle()
             return
         if self.holds.pop(hold.hold_id, None) is None or self.holds:
             return
         if hold.verdict == "cancelled":
             self._rebase()
         if self.burst is None:
-            self.statistic, self.steps = 0.0, 0
+            self._reset()
         if self.background is None:
             self.night_statistic, self.night_steps = 0.0, 0
-        self._thaw()
+        self._settle()
 
     @property
     def frozen(self) -> bool:
@@ -273,182 +252,135 @@ class ZoneInflow:
         return self.burst is not None or self.background is not None or bool(self.holds)
 
     def _freeze(self, at_us: int) -> None:
-        """Stop learning, and forget what was not learned yet from `at_us` on."""
+        """Forget what was not learned yet, and the drift of the level from `at_us` on. The caller opens what it freezes for, then calls `_settle`."""
         if self.frozen:
             return
         self.frozen_us = at_us
-        dropped = [r for r in self.unlearned if r.at_us >= at_us]
-        if dropped:
-            self.share, self.offset = dropped[0].share, dropped[0].offset.copy()
-            self.unlearned = self.unlearned[: -len(dropped)]
+        self.fleet.roll_back(self.number, at_us)
 
-    def _thaw(self) -> None:
+    def _settle(self) -> None:
+        """Tell the fleet what is open or held."""
         if not self.frozen:
             self.frozen_us = NEVER_US
+        self.fleet.frozen[self.number] = self.frozen
+        self.fleet.bursting[self.number] = self.burst is not None
+        self._name_baseline()
+
+    def _name_baseline(self) -> None:
+        base = f"{self.name}@{self.version}/{self.zone.zone_id}/"
+        self.baseline = base + (f"{from_us(self.frozen_us):%Y-%m-%dT%H:%MZ}" if self.frozen else "live")
 
     def _rebase(self) -> None:
         """Take what stands now as normal: a person said that nothing leaks."""
         if self.burst is not None and len(self.window):
-            self.extra += float(self.window[-WINDOW_MIN:, 1].mean())
+            self.fleet.extra[self.number] += float(self.window[-WINDOW_MIN:, 1].mean())
             self.window = np.empty((0, 4))
             self.burst.rebased = True
         if self.background is not None:
             self.background.rebased = True
 
+    def _reset(self) -> None:
+        """Start the statistic of bursts anew."""
+        self.fleet.statistic[self.number], self.fleet.steps[self.number] = 0.0, 0
+
     # -- the step -------------------------------------------------------------------------------------------------------------
 
     def step(self, frames: Frames) -> BankOutput:
-        """Judge grid times in order."""
-        out = OutputWriter(self.signals)
-        for i in range(len(frames)):
-            self._one(int(frames.at_us[i]), frames.value[i], bool(frames.historical[i]), out)
-        return out.output()
+        """Judge grid times in order; only for a zone that is alone in its fleet, which otherwise steps itself."""
+        number = np.array([self.number])
+        at, late = frames.at_us, frames.historical
+        return merge_outputs([self.fleet.step(number, at[i : i + 1], frames.value[i], late[i : i + 1]) for i in range(len(frames))])
 
-    def _one(self, at: int, row: FloatArray, historical: bool, out: OutputWriter) -> None:
-        if self.first_us == NEVER_US:
-            self.first_us = at
-        s = len(self._sensor)
-        row = self.standing(row)
-        value = np.empty(self._series)
-        value[0] = float(self._sign @ row[self._flow]) if len(self._flow) else np.nan
-        value[1 : 1 + s] = row[self._pressure]
-        value[1 + s :] = row[self._tank]
-        day, kind, slot = self._local(at)
-        mean, sd, days = self.profile.expect(kind, slot)
-        scale = max(float(mean[0]), 0.25 * self.usual) if days[0] > 0 else 0.0
-        level = np.empty(self._series)
-        level[0] = self.share * scale + self.extra
-        level[1:] = self.offset
-        expected = mean + level
-        sd = sd * np.sqrt(1.0 + 1.0 / np.maximum(days, 1.0))
-        known = days >= DAYS_OF_KIND_MIN
-        shown = np.where(known, expected, np.nan)
-        out.expect(at, self._baseline(), 0, value[:1], shown[:1], sd[:1])
-        if s:
-            out.expect(at, self._baseline(), 2, value[1 : 1 + s], shown[1 : 1 + s], sd[1 : 1 + s])
-        judged = _Row(at, kind, slot, self.share, self.offset.copy(), value, expected)
-        self.recent.append(judged)
-        if len(self.recent) > WAIT_STEPS:
-            del self.recent[0]
-        if not self.frozen:
-            self.unlearned.append(judged)
-        self._night(at, day, slot, float(value[0]), historical, out)
-        if known[0] and np.isfinite(value[0]) and np.isfinite(sd[0]):
-            self._judge(judged, float(sd[0]), historical, out)
-        if not self.frozen:
-            self._adapt(judged, mean, sd, days, scale)
+    def write_pressures(
+        self, at_us: int, observed: FloatArray, expected: FloatArray, sd: FloatArray, baseline: str, out: OutputRows
+    ) -> None:
+        """Write what was expected of the pressures at one instant."""
+        signals = self.signals[2:]
+        out.add(signals, [baseline] * len(signals), np.full(len(signals), at_us), observed, expected, sd)
 
-    def _baseline(self) -> str:
-        base = f"{self.name}@{self.version}/{self.zone.zone_id}/"
-        return base + (f"{from_us(self.frozen_us):%Y-%m-%dT%H:%MZ}" if self.frozen else "live")
-
-    # -- learning -------------------------------------------------------------------------------------------------------------
-
-    def _adapt(self, row: _Row, mean: FloatArray, sd: FloatArray, days: FloatArray, scale: float) -> None:
-        residual = row.value - row.expected
-        gain = SLOT_US / LEVEL_US
-        if self.statistic < self._h / 2:
-            known = (days >= TRACK_FROM_DAYS) & np.isfinite(residual) & np.isfinite(sd)
-            step = gain * np.clip(np.where(known, residual, 0.0), -LEVEL_CLIP_SD * sd, LEVEL_CLIP_SD * sd)
-            if known[0] and scale > 0:
-                self.share = float(np.clip(self.share + step[0] / scale, -LEVEL_MAX, LEVEL_MAX))
-            self.offset += np.where(known[1:], step[1:], 0.0)
-            if np.all(known[:1]):
-                self.pressures.learn(*self._explained(residual, known))
-        if np.isfinite(row.value[0]):
-            self.usual_n = min(self.usual_n + 1.0, MEMORY_STEPS)
-            self.usual += (float(row.value[0]) - self.extra - self.usual) / self.usual_n
-        while len(self.unlearned) > WAIT_STEPS:
-            old = self.unlearned.pop(0)
-            then = old.value.copy()
-            then[0] -= self.extra
-            seen = (self.profile.days[old.kind, old.slot] > 0) & np.isfinite(old.expected)
-            level = np.where(seen, old.expected - self.profile.mean[old.kind, old.slot], 0.0)
-            level[0] -= self.extra
-            self.profile.learn(old.kind, old.slot, then, level)
-
-    def _explained(self, residual: FloatArray, known: np.ndarray[Any, np.dtype[np.bool_]] | None = None) -> tuple[FloatArray, FloatArray]:
+    def _explained(self, residual: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return residuals of (pressures, what explains them: net inflow and tank levels)."""
-        s = len(self._sensor)
-        pressure = residual[1 : 1 + s]
-        if known is not None:
-            pressure = np.where(known[1 : 1 + s], pressure, np.nan)
-        return pressure, np.concatenate((residual[:1], residual[1 + s :]))
+        s = self.sensor_count
+        return residual[1 : 1 + s], np.concatenate((residual[:1], residual[1 + s :]))
 
     # -- bursts ---------------------------------------------------------------------------------------------------------------
 
-    def _judge(self, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
-        at = row.at_us
-        residual = float(row.value[0] - row.expected[0])
-        z, c = residual / sd, self.noise.scale
-        ready = at - self.first_us >= LEARN_DAYS * DAY_US and self.noise.ready
-        if ready:
-            k = self.noise.reference
-            if self.statistic <= 0.0:
-                self.onset_us, self.steps = at, 0
-            self.statistic = min(max(0.0, self.statistic + min(max(z / c, Z_MIN), Z_MAX) - k), SCORE_MAX * self._h)
-            self.steps += 1
+    def judge(self, at_us: int, value: FloatArray, expected: FloatArray, sd: float, historical: bool, over: bool, out: OutputRows) -> None:
+        """Look closer at one grid time: a burst is open, or (`over`) the statistic is over its threshold. `sd` is c times that of the forecast."""
+        row = _Row(at_us, value, expected, sd)
         if self.burst is not None:
-            self._follow(self.burst, row, sd * c, historical, out)
-        elif ready and self.statistic >= self._h and self.steps >= STEPS_MIN:
-            self._raise(row, sd * c, historical, out)
-        if not self.frozen:
-            self.noise.learn(z)
+            self._follow(self.burst, row, historical, out)
+        elif over:
+            self._raise(row, historical, out)
 
-    def _raise(self, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
-        since = [r for r in self.recent if r.at_us >= self.onset_us and np.isfinite(r.value[0]) and np.isfinite(r.expected[0])]
-        residual = np.array([r.value[0] - r.expected[0] for r in since])
+    def _raise(self, row: _Row, historical: bool, out: OutputRows) -> None:
+        fleet, i = self.fleet, self.number
+        recent = fleet.recent(i)
+        rest = recent.value[:, 0] - recent.expected[:, 0]
+        since = np.flatnonzero((recent.at_us >= fleet.onset_us[i]) & np.isfinite(rest))
         # the statistic may have left zero before the change: the likeliest begin is where the mean from there on stands out most
-        since = since[likeliest_begin(residual, STEPS_MIN) :]
-        self.onset_us = since[0].at_us
-        window = np.array([(r.at_us, r.value[0] - r.expected[0], r.expected[0], r.value[0]) for r in since])
-        excess = float(window[:, 1].mean())
-        if excess < EXCESS_SHARE_MIN * self.usual:
+        since = since[likeliest_begin(rest[since], STEPS_MIN) :]
+        onset_us = int(recent.at_us[since[0]])
+        fleet.onset_us[i] = onset_us
+        excess = float(rest[since].mean())
+        if excess < EXCESS_SHARE_MIN * fleet.usual[i]:
             return
-        self._freeze(self.onset_us)
-        self.window = window
-        self.burst = _Condition(self.onset_us, row.at_us, row.at_us, excess, historical)
-        self.pressures.open()
-        for r in since:
-            self.pressures.add(*self._explained(r.value - r.expected))
-        self._emit_burst(FindingPhase.RAISE, self.burst, row, sd, historical, out)
+        before = self.frozen
+        self._freeze(onset_us)
+        self.window = np.column_stack((recent.at_us[since], rest[since], recent.expected[since, 0], recent.value[since, 0]))
+        self.burst = _Condition(onset_us, row.at_us, row.at_us, excess, historical)
+        self._settle()
+        fleet.pressures.open(i)
+        for j in since.tolist():
+            fleet.pressures.add(i, *self._explained(recent.value[j] - recent.expected[j]))
+        if not before:
+            self._write_since(recent, onset_us, out)
+        self._emit_burst(FindingPhase.RAISE, self.burst, row, historical, out)
 
-    def _follow(self, burst: _Condition, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
+    def _write_since(self, recent: Recent, onset_us: int, out: OutputRows) -> None:
+        """Write the pressures since the onset that were not written while all was quiet."""
+        pressures = slice(1, 1 + self.sensor_count)
+        for j in np.flatnonzero((recent.at_us >= onset_us) & (recent.base % SHOWN_STEPS != 0)).tolist():
+            sd, known = self.fleet.spread(self.number, int(recent.base[j]))
+            expected = np.where(known, recent.expected[j], np.nan)[pressures]
+            self.write_pressures(int(recent.at_us[j]), recent.value[j, pressures], expected, sd[pressures], self.baseline, out)
+
+    def _follow(self, burst: _Condition, row: _Row, historical: bool, out: OutputRows) -> None:
         at = row.at_us
-        entry = np.array([[at, row.value[0] - row.expected[0], row.expected[0], row.value[0]]])
+        entry = np.array([[at, row.rest, row.expected[0], row.value[0]]])
         self.window = np.concatenate((self.window, entry))[-WINDOW_MAX:]
-        size = int(min(max(math.ceil((SEPARATION * sd / max(burst.excess, 1e-9)) ** 2), WINDOW_MIN), WINDOW_MAX))
+        size = int(min(max(math.ceil((SEPARATION * row.sd / max(burst.excess, 1e-9)) ** 2), WINDOW_MIN), WINDOW_MAX))
         residual = self.window[:, 1]
         if not burst.rebased:
             if len(residual) >= size:
                 burst.excess = max(burst.excess, float(residual[-size:].mean()))
             if residual[-STEPS_MIN:].mean() > 0.5 * burst.excess:
-                self.pressures.add(*self._explained(row.value - row.expected))
+                self.fleet.pressures.add(self.number, *self._explained(row.value - row.expected))
         fresh = len(residual) >= size and at - self.window[-size, 0] <= 2 * size * SLOT_US
         if fresh and residual[-size:].mean() < CLEAR_SHARE * burst.excess and residual[-WINDOW_MIN:].mean() < 0.5 * burst.excess:
-            self._emit_burst(FindingPhase.CLEAR, burst, row, sd, historical, out)
+            self._emit_burst(FindingPhase.CLEAR, burst, row, historical, out)
             self.burst, self.window = None, np.empty((0, 4))
-            self.statistic, self.steps = 0.0, 0
-            self._thaw()
+            self._reset()
+            self._settle()
             return
         if burst.historical and not historical:
             burst.historical, burst.updated_us = False, at
-            self._emit_burst(FindingPhase.RAISE, burst, row, sd, historical, out)
+            self._emit_burst(FindingPhase.RAISE, burst, row, historical, out)
         elif at - burst.updated_us >= UPDATE_US and residual[-STEPS_MIN:].mean() > 0.5 * burst.excess and not burst.rebased:
             often = at - burst.raised_us <= UPDATE_OFTEN_US or at - burst.updated_us >= UPDATE_OFTEN_US
             top = burst.top
             if often or self._top() != top:
                 burst.updated_us = at
-                self._emit_burst(FindingPhase.UPDATE, burst, row, sd, historical, out)
+                self._emit_burst(FindingPhase.UPDATE, burst, row, historical, out)
 
     def _posterior(self) -> FloatArray | None:
         if self._signatures is None or not len(self._column):
             return None
-        evidence = self.pressures.evidence()
+        evidence = self.fleet.pressures.evidence(self.number)
         if evidence is None:
             return None
         excess, sd = self._excess()
-        picked = type(evidence)(
+        picked = PressureEvidence(
             evidence.fall_kpa[self._position],
             evidence.usual_kpa_per_m3ph[self._position],
             evidence.covariance[np.ix_(self._position, self._position)],
@@ -457,9 +389,11 @@ class ZoneInflow:
 
     def _excess(self) -> tuple[float, float]:
         """Return mean leak flow over the rows that the pressures were summed over, and its standard error, m3/h."""
-        seen = self.pressures.count > 0
-        n = float(self.pressures.count.max()) if seen.any() else 1.0
-        flow = float((self.pressures.flow[seen] / self.pressures.count[seen]).mean()) if seen.any() else float("nan")
+        of = self.fleet.pressures.of(self.number)
+        total, count = self.fleet.pressures.flow[of], self.fleet.pressures.count[of]
+        seen = count > 0
+        n = float(count.max()) if seen.any() else 1.0
+        flow = float((total[seen] / count[seen]).mean()) if seen.any() else float("nan")
         spread = self.window[:, 1].std() if len(self.window) > 1 else abs(flow)
         return flow, float(spread / math.sqrt(min(max(n, 1.0), 48.0)) + 0.02 * abs(flow))
 
@@ -469,12 +403,13 @@ class ZoneInflow:
 
     def _drivers(self, row: _Row) -> tuple[tuple[Driver, ...], str]:
         """Return the three sensors that fell most, strongest first, and the name of the first if it fell for certain."""
-        evidence = self.pressures.evidence()
+        pressures = self.fleet.pressures
+        evidence = pressures.evidence(self.number)
         if evidence is None:
             return (), ""
-        z = evidence.fall_kpa / np.sqrt(np.diag(evidence.covariance) + self.pressures.floor**2 + 1e-4)
+        z = evidence.fall_kpa / np.sqrt(np.diag(evidence.covariance) + pressures.floor[pressures.of(self.number)] ** 2 + 1e-4)
         order = [int(j) for j in np.argsort(-np.where(np.isfinite(z), z, -np.inf), kind="stable") if np.isfinite(z[j])][:3]
-        sd = self.pressures.sd()
+        sd = pressures.sd(self.number)
         drivers = []
         for j in order:
             channel, observed = self._sensor[j], float(row.value[1 + j])
@@ -484,13 +419,15 @@ class ZoneInflow:
         strongest = self._sensor[order[0]].device_id if order and z[order[0]] > 2.0 else ""
         return tuple(drivers), strongest
 
-    def _emit_burst(self, phase: FindingPhase, burst: _Condition, row: _Row, sd: float, historical: bool, out: OutputWriter) -> None:
+    def _emit_burst(self, phase: FindingPhase, burst: _Condition, row: _Row, historical: bool, out: OutputRows) -> None:
         at = row.at_us
         last = (
             self.window[-WINDOW_MIN:] if phase is not FindingPhase.RAISE else self.window[self.window[:, 0] >= burst.onset_us][-WINDOW_MIN:]
         )
         expected, observed = float(last[:, 2].mean()), float(last[:, 3].mean())
-        half = BAND_SDS * sd / math.sqrt(len(last))
+        half = BAND_SDS * row.sd / math.sqrt(len(last))
+        statistic, threshold = float(self.fleet.statistic[self.number]), self.fleet.threshold
+        count = self.fleet.pressures.count[self.fleet.pressures.of(self.number)]
         drivers, strongest = self._drivers(row)
         candidates: tuple[Candidate, ...] = ()
         posterior = self._posterior()
@@ -516,20 +453,20 @@ class ZoneInflow:
             expected - half,
             expected + half,
             "m3/h",
-            self.statistic,
-            self._h,
-            self._baseline(),
+            statistic,
+            threshold,
+            self.baseline,
             drivers,
             candidates,
             {
                 "excess_m3ph": round(burst.excess, 3),
                 "lost_m3": round(max(burst.excess, 0.0) * (at - burst.onset_us) / HOUR_US, 1),
-                "noise_scale": round(self.noise.scale, 2),
+                "noise_scale": round(float(self.fleet.noise.scale[self.number]), 2),
                 "located_by": "signatures" if candidates else "sensors",
-                "readings": int(self.pressures.count.max()) if len(self.pressures.count) else 0,
+                "readings": int(count.max()) if len(count) else 0,
             },
         )
-        self._emit(FindingKind.LEAK_BURST, phase, min(self.statistic / self._h, SCORE_MAX), burst.onset_us, at, evidence, historical, out)
+        self._emit(FindingKind.LEAK_BURST, phase, min(statistic / threshold, SCORE_MAX), burst.onset_us, at, evidence, historical, out)
 
     def _emit(
         self,
@@ -540,7 +477,7 @@ class ZoneInflow:
         at: int,
         evidence: Evidence,
         historical: bool,
-        out: OutputWriter,
+        out: OutputRows,
     ) -> None:
         identity = finding_id(self.name, self.version, kind, phase, self.asset_id, onset, at)
         zone_id = self.zone.zone_id
@@ -549,26 +486,18 @@ class ZoneInflow:
         )
 
     def _clock(self, at_us: int) -> str:
-        minute = self._local(at_us)[2] * 5
+        minute = self.fleet.local_minute(at_us)
         return f"{minute // 60:02d}:{minute % 60:02d}"
 
     # -- night flow -----------------------------------------------------------------------------------------------------------
 
-    def _night(self, at: int, day: int, slot: int, flow: float, historical: bool, out: OutputWriter) -> None:
-        inside = NIGHT_FROM_SLOT <= slot < NIGHT_TO_SLOT
-        if self.night_count and (not inside or day != self.night_day):
-            self._night_over(out)
-            self.night_sum, self.night_count, self.night_historical = 0.0, 0, False
-        if inside and math.isfinite(flow):
-            self.night_day, self.night_at_us = day, at
-            self.night_sum += flow
-            self.night_count += 1
-            self.night_historical |= historical
-
-    def _night_over(self, out: OutputWriter) -> None:
-        if self.night_count < NIGHT_STEPS_MIN:
+    def night_over(self, out: OutputRows) -> None:
+        """Judge the night that ended, from what the fleet summed up."""
+        fleet, i = self.fleet, self.number
+        if fleet.night_count[i] < NIGHT_STEPS_MIN:
             return
-        at, flow, n = self.night_at_us, self.night_sum / self.night_count, len(self.nights)
+        at, historical = int(fleet.night_at_us[i]), bool(fleet.night_historical[i])
+        flow, n = float(fleet.night_sum[i] / fleet.night_count[i]), len(self.nights)
         if n < NIGHTS_MIN:
             if not self.frozen:
                 self.nights.append(flow)
@@ -577,7 +506,7 @@ class ZoneInflow:
         expected = float(np.median(nights))
         sd = float(1.4826 * np.median(np.abs(nights - expected)))
         sd = max(sd, NIGHT_SD_SHARE_MIN * abs(expected), 1e-3) * math.sqrt(1.0 + math.pi / 2 / n) * (1.0 + 2.0 / n)
-        out.expect(at, self._baseline(), 1, np.array([flow]), np.array([expected]), np.array([sd]))
+        out.add(self.signals[1:2], [self.baseline], np.array([at]), np.array([flow]), np.array([expected]), np.array([sd]))
         if self.burst is not None:
             return
         z = (flow - expected) / sd
@@ -588,32 +517,37 @@ class ZoneInflow:
         excess = flow - expected
         condition = self.background
         if condition is not None:
-            self._follow_night(condition, at, flow, expected, sd, out)
-        elif self.night_statistic >= self._night_h and self.night_steps >= STEPS_MIN and excess >= EXCESS_SHARE_MIN * self.usual:
+            self._follow_night(condition, at, flow, expected, sd, historical, out)
+        elif self.night_statistic >= self._night_h and self.night_steps >= STEPS_MIN and excess >= EXCESS_SHARE_MIN * fleet.usual[i]:
             self._freeze(self.night_onset_us)
-            self.background = _Condition(self.night_onset_us, at, at, excess, self.night_historical)
-            self._emit_night(FindingPhase.RAISE, self.background, at, flow, expected, sd, out)
+            self.background = _Condition(self.night_onset_us, at, at, excess, historical)
+            self._settle()
+            self._emit_night(FindingPhase.RAISE, self.background, at, flow, expected, sd, historical, out)
         elif not self.frozen and z < NIGHT_LEARN_Z_MAX and self.night_statistic < self._night_h / 2:
             self.nights = [*self.nights, flow][-NIGHTS_KEPT:]
 
-    def _follow_night(self, condition: _Condition, at: int, flow: float, expected: float, sd: float, out: OutputWriter) -> None:
+    def _follow_night(
+        self, condition: _Condition, at: int, flow: float, expected: float, sd: float, historical: bool, out: OutputRows
+    ) -> None:
         excess = flow - expected
         condition.excess = max(condition.excess, excess)
         quiet = condition.rebased or excess < max(CLEAR_SHARE * condition.excess, sd)
         condition.quiet_nights = condition.quiet_nights + 1 if quiet else 0
         if condition.quiet_nights >= NIGHT_CLEAR_NIGHTS:
-            self._emit_night(FindingPhase.CLEAR, condition, at, flow, expected, sd, out)
+            self._emit_night(FindingPhase.CLEAR, condition, at, flow, expected, sd, historical, out)
             if condition.rebased:
                 self.nights = []
             self.background, self.night_statistic, self.night_steps = None, 0.0, 0
-            self._thaw()
-        elif condition.historical and not self.night_historical:
+            self._settle()
+        elif condition.historical and not historical:
             condition.historical = False
-            self._emit_night(FindingPhase.RAISE, condition, at, flow, expected, sd, out)
+            self._emit_night(FindingPhase.RAISE, condition, at, flow, expected, sd, historical, out)
         elif not quiet:
-            self._emit_night(FindingPhase.UPDATE, condition, at, flow, expected, sd, out)
+            self._emit_night(FindingPhase.UPDATE, condition, at, flow, expected, sd, historical, out)
 
-    def _emit_night(self, phase: FindingPhase, c: _Condition, at: int, flow: float, expected: float, sd: float, out: OutputWriter) -> None:
+    def _emit_night(
+        self, phase: FindingPhase, c: _Condition, at: int, flow: float, expected: float, sd: float, historical: bool, out: OutputRows
+    ) -> None:
         half = BAND_SDS * sd
         name = self.zone.name
         if phase is FindingPhase.CLEAR:
@@ -632,11 +566,11 @@ class ZoneInflow:
             "m3/h",
             self.night_statistic,
             self._night_h,
-            self._baseline(),
+            self.baseline,
             details={"excess_m3ph": round(c.excess, 3), "nights": self.night_steps, "located_by": "none"},
         )
         score = min(self.night_statistic / self._night_h, SCORE_MAX)
-        self._emit(FindingKind.LEAK_BACKGROUND, phase, score, c.onset_us, at, evidence, self.night_historical, out)
+        self._emit(FindingKind.LEAK_BACKGROUND, phase, score, c.onset_us, at, evidence, historical, out)
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -646,14 +580,9 @@ class ZoneInflow:
             {
                 **{name: getattr(self, name) for name in _PLAIN},
                 "holds": [[i, at] for i, at in sorted(self.holds.items())],
-                "recent": _rows_out(self.recent),
-                "unlearned": _rows_out(self.unlearned),
                 "burst": None if self.burst is None else asdict(self.burst),
                 "background": None if self.background is None else asdict(self.background),
-                "standing": self.standing.state(),
-                "noise": self.noise.state(),
-                "profile": self.profile.state(),
-                "pressures": self.pressures.state(),
+                "fleet": self.fleet.state(self.number),
             }
         )
 
@@ -663,42 +592,10 @@ class ZoneInflow:
         for name in _PLAIN:
             setattr(self, name, s[name])
         self.holds = {int(i): int(at) for i, at in s["holds"]}
-        self.recent, self.unlearned = _rows_in(s["recent"]), _rows_in(s["unlearned"])
         self.burst = None if s["burst"] is None else _Condition(**s["burst"])
         self.background = None if s["background"] is None else _Condition(**s["background"])
-        self.standing.restore(s["standing"])
-        self.noise.restore(s["noise"])
-        self.profile.restore(s["profile"])
-        self.pressures.restore(s["pressures"])
+        self.fleet.restore(self.number, s["fleet"])
+        self._settle()
 
 
-_PLAIN: Sequence[str] = (
-    "usual",
-    "usual_n",
-    "share",
-    "extra",
-    "offset",
-    "first_us",
-    "frozen_us",
-    "statistic",
-    "onset_us",
-    "steps",
-    "window",
-    "nights",
-    "night_day",
-    "night_sum",
-    "night_count",
-    "night_historical",
-    "night_at_us",
-    "night_statistic",
-    "night_steps",
-    "night_onset_us",
-)
-
-
-def _rows_out(rows: Sequence[_Row]) -> list[object]:
-    return [[r.at_us, r.kind, r.slot, r.share, r.offset, r.value, r.expected] for r in rows]
-
-
-def _rows_in(rows: Sequence[Sequence[Any]]) -> list[_Row]:
-    return [_Row(*r) for r in rows]
+_PLAIN: Sequence[str] = ("frozen_us", "window", "nights", "night_statistic", "night_steps", "night_onset_us")

@@ -8,16 +8,13 @@ from functools import cache
 import numpy as np
 
 from detectors.bank import Bank
-from detectors.contract import BankOutput, IntArray, merge_outputs
-from detectors.lanes import Lane, usable
-from detectors.plan import plan_lanes
+from detectors.contract import BankOutput
 from underway.model import (
     EPOCH_AT,
     Asset,
     AssetClass,
     Channel,
     Device,
-    Hold,
     LeakSignatures,
     Quantity,
     ReadingBatch,
@@ -131,41 +128,15 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
     return batch if historical else batch.in_event_order()
 
 
-class OneLane:
-    """One detector behind its lane, with the door of a bank."""
-
-    def __init__(self, key: str) -> None:
-        planned = {k: (lane, channels) for k, lane, channels in plan_lanes(make_registry(), make_signatures())}
-        self.lane: Lane = planned[key][0]
-        self._ids = np.array([c.channel_id for c in planned[key][1]])
-
-    def step(self, batch: ReadingBatch) -> BankOutput:
-        mine = usable(batch) & np.isin(batch.channel_id, self._ids)
-        if not mine.any():
-            return merge_outputs(())
-        rows = batch.take(mine)
-        column: IntArray = np.array([int(np.flatnonzero(self._ids == c)[0]) for c in rows.channel_id], np.int64)
-        return merge_outputs([self.lane.step(rows, column)])
-
-    def hold(self, holds: list[Hold]) -> None:
-        for hold in holds:
-            self.lane.hold(hold)
-
-    def state(self) -> bytes:
-        return self.lane.state()
-
-    def restore(self, state: bytes) -> None:
-        self.lane.restore(state)
-
-
 BANK = "bank"
-LANE_KEYS = tuple(key for key, _, _ in plan_lanes(make_registry(), make_signatures()))
+LANE_KEYS = Bank(make_registry(), make_signatures()).lane_keys
 SUBJECTS = (BANK, *LANE_KEYS)
 
 
-def make_subject(name: str) -> Bank | OneLane:
-    """Return a fresh bank, or one of its lanes."""
-    return Bank(make_registry(), make_signatures()) if name == BANK else OneLane(name)
+def make_subject(name: str) -> Bank:
+    """Return a fresh bank, or a bank with one of its lanes alone."""
+    bank = Bank(make_registry(), make_signatures())
+    return bank if name == BANK else bank.only([name])
 
 
 @cache
@@ -176,7 +147,7 @@ def learned(name: str) -> bytes:
     return subject.state()
 
 
-def experienced(name: str) -> Bank | OneLane:
+def experienced(name: str) -> Bank:
     """Return a subject that has `PAST_DAYS` quiet days behind it."""
     subject = make_subject(name)
     subject.restore(learned(name))

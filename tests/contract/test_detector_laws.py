@@ -158,19 +158,19 @@ def test_law_bad_readings_move_nothing(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", LANE_KEYS)
 def test_law_state_is_bounded(name: str) -> None:
-    lane = experienced(name)
-    lane.step(faulty_tail(1))
-    size = len(lane.lane.detector.state())
-    assert size <= lane.lane.detector.state_bytes_max
+    bank = experienced(name)
+    detector = bank.detectors[name]
+    bank.step(faulty_tail(1))
+    assert len(detector.state()) <= detector.state_bytes_max
     for day in range(3):
-        lane.step(make_batch((PAST_DAYS + 1 + day) * 288, 288, day, faults=True))
+        bank.step(make_batch((PAST_DAYS + 1 + day) * 288, 288, day, faults=True))
     # at most what a longer window holds, nothing that grows with every reading
-    assert len(lane.lane.detector.state()) <= lane.lane.detector.state_bytes_max
+    assert len(detector.state()) <= detector.state_bytes_max
 
 
 @pytest.mark.parametrize("name", LANE_KEYS)
 def test_law_the_docstring_names_costs_blind_spots_and_a_textbook_case_that_holds(name: str) -> None:
-    detector = type(make_subject(name).lane.detector)
+    detector = type(make_subject(name).detectors[name])
     text = (inspect.getdoc(detector) or "").lower()
     assert [word for word in ("cost", "state", "blind to", ">>>") if word not in text] == []
     module = importlib.import_module(detector.__module__)
@@ -192,7 +192,6 @@ def test_law_telling_a_hold_twice_changes_nothing(name: str) -> None:
 
 def test_bank_restore_after_a_change_of_the_registry_keeps_untouched_lanes() -> None:
     bank = experienced(BANK)
-    assert isinstance(bank, Bank)
     less = bank.registry
     changed = type(less)(less.site, less.zones, less.assets, less.devices, tuple(c for c in less.channels if c.channel_id != 3))
     other = Bank(changed)

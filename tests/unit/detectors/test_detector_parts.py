@@ -35,7 +35,7 @@ def test_snapshot_keeps_dtype_shape_and_values() -> None:
 
 def test_bank_state_of_another_version_is_an_internal_error() -> None:
     bank = Bank(Registry(Site("town", "Town", "UTC", 0, 0)))
-    with pytest.raises(InternalError, match="expected the state of a bank of version '1', got '0'"):
+    with pytest.raises(InternalError, match="expected the state of a bank of version '2', got '0'"):
         bank.restore(pack({"bank": "0", "lanes": {}}))
 
 
@@ -52,22 +52,37 @@ def test_local_day_follows_summer_time() -> None:
     assert local(after)[2] == 24
 
 
+ONE = np.zeros(1, np.int64)
+
+
 def test_slot_profile_outlier_moves_the_mean_by_three_standard_deviations_at_most() -> None:
-    profile = SlotProfile(1, np.array([0.1]))
+    profile = SlotProfile(np.array([0.1]))
     rng = np.random.default_rng(1)
     for _ in range(10):
         for slot in range(SLOTS):
-            profile.learn(0, slot, np.array([30 + rng.normal()]), np.zeros(1))
-    before, sd, days = (a.copy() for a in profile.expect(0, 100))
-    profile.learn(0, 100, np.array([3000.0]), np.zeros(1))
-    moved = profile.expect(0, 100)[0] - before
-    assert moved[0] <= 3.1 * sd[0] * np.sqrt(1 + 1 / days[0]) / (days[0] + 1)
+            profile.learn(ONE + slot, ONE, np.array([30 + rng.normal()]), np.zeros(1))
+    before, sd, days = profile.expect(ONE + 100, ONE)
+    profile.learn(ONE + 100, ONE, np.array([3000.0]), np.zeros(1))
+    moved = profile.expect(ONE + 100, ONE)[0] - before
+    assert 0 < moved[0] <= 3.1 * sd[0] * np.sqrt(1 + 1 / days[0]) / (days[0] + 1)
 
 
 def test_slot_profile_gap_is_not_learned() -> None:
-    profile = SlotProfile(1, np.array([0.1]))
-    profile.learn(0, 5, np.array([np.nan]), np.zeros(1))
-    assert profile.expect(0, 5)[2].tolist() == [0.0]
+    profile = SlotProfile(np.array([0.1]))
+    profile.learn(ONE + 5, ONE, np.array([np.nan]), np.zeros(1))
+    assert profile.expect(ONE + 5, ONE)[2].tolist() == [0.0]
+
+
+def test_slot_profile_series_do_not_touch_each_other() -> None:
+    rng = np.random.default_rng(2)
+    both, alone = SlotProfile(np.array([0.1, 0.2])), SlotProfile(np.array([0.2]))
+    for step in range(4 * SLOTS):
+        base, value = step % (2 * SLOTS), rng.normal(50, 3, 2)
+        both.learn(np.array([base, base]), np.array([0, 1]), value, np.zeros(2))
+        alone.learn(np.array([base]), ONE, value[1:], np.zeros(1))
+    for base in (0, 100, 300):
+        ours = both.expect(np.array([base]), np.array([1]))
+        assert [a.tolist() for a in ours] == [a.tolist() for a in alone.expect(np.array([base]), ONE)]
 
 
 @pytest.mark.parametrize("seed", range(8))
