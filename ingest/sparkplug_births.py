@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from operator import ge
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from ingest.decoded import FAULTS_MAX, Decoded
-from ingest.sparkplug_message import NUMERIC, BornMetric, PresenceReason, SparkplugMessage, Why, signed
+from ingest.sparkplug_message import NUMERIC, SIGNED_BITS, BornMetric, PresenceReason, SparkplugMessage, Why, signed
 from ingest.sparkplug_schema import DataType
 from underway.model import Fault, FaultReason
 
@@ -22,13 +24,15 @@ T = TypeVar("T")
 class Plan(NamedTuple):
     """How messages of one shape are read: found once, for the aliases of one birth.
 
-    `keep` are the rows that are measurements (None: all), `datatype` the announced type of each row, `unknown` the aliases of no metric.
+    `keep` are the rows that are measurements (None: all), `datatype` the announced type of each row, `negative` the smallest bits of its type that
+    mean a negative number (infinity: none do), `unknown` the aliases of no metric.
     """
 
     channel: tuple[str, ...]
     unit: tuple[str | None, ...] | None
     keep: tuple[int, ...] | None
     datatype: tuple[int, ...]
+    negative: tuple[float, ...]
     unknown: tuple[int, ...]
 
 
@@ -169,7 +173,14 @@ def _planned(channel: Sequence[str], unit: Sequence[str | None] | None, aliases:
             keep.append(i)
     all_kept = len(keep) == len(names)
     no_unit = all(u is None for u in units)
-    return Plan(tuple(names), None if no_unit else tuple(units), None if all_kept else tuple(keep), tuple(types), tuple(unknown))
+    return Plan(
+        tuple(names),
+        None if no_unit else tuple(units),
+        None if all_kept else tuple(keep),
+        tuple(types),
+        tuple([_NEGATIVE.get(t, math.inf) for t in types]),
+        tuple(unknown),
+    )
 
 
 def _without_birth(decoded: Decoded, more: SparkplugMessage) -> Decoded:
@@ -188,6 +199,8 @@ def _without_birth(decoded: Decoded, more: SparkplugMessage) -> Decoded:
 
 def _integers(decoded: Decoded, width: bytes, plan: Plan) -> tuple[list[float], tuple[Fault, ...], tuple[int, ...] | None]:
     """Return the values with integers read by the types of the birth, the faults, and the rows that are kept (None: all)."""
+    if not any(map(ge, decoded.value, plan.negative)):
+        return list(map(float, decoded.value)), decoded.faults, plan.keep
     values: list[float] = []
     wrong: set[int] = set()
     first: Fault | None = None
@@ -208,6 +221,9 @@ def _integers(decoded: Decoded, width: bytes, plan: Plan) -> tuple[list[float], 
     fault = Fault(first.reason, first.message + more, first.device_id)
     kept = tuple([i for i in (range(len(values)) if plan.keep is None else plan.keep) if i not in wrong])
     return values, _with(decoded.faults, fault), kept
+
+
+_NEGATIVE = {int(kind): 1 << (bits - 1) for kind, bits in SIGNED_BITS.items()}
 
 
 def _kept(

@@ -12,6 +12,8 @@ NAMESPACE = "spBv1.0"
 REBIRTH = "Node Control/Rebirth"
 BD_SEQ = "bdSeq"
 SEQ_COUNT = 256
+AT_MS_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 CONTROL_PREFIXES = ("Node Control/", "Device Control/")
 """Metrics below these are commands, not measurements; `BD_SEQ` is the third that is none."""
 
@@ -43,6 +45,13 @@ class Kind(StrEnum):
     DDEATH = "DDEATH"
     DDATA = "DDATA"
     DCMD = "DCMD"
+
+
+DEVICE_KINDS = frozenset({Kind.DBIRTH, Kind.DDEATH, Kind.DDATA, Kind.DCMD})
+BIRTHS = frozenset({Kind.NBIRTH, Kind.DBIRTH})
+COMMANDS = frozenset({Kind.NCMD, Kind.DCMD})
+NUMBERED = frozenset({Kind.NBIRTH, Kind.DBIRTH, Kind.NDATA, Kind.DDATA, Kind.DDEATH})
+"""Kinds that count the node's sequence number on."""
 
 
 class BornMetric(msgspec.Struct, frozen=True, array_like=True):

@@ -145,8 +145,34 @@ def _plain_payload(name: str, told_by: dict[str, tuple[Any, ...]]) -> Any:
     these fields is unknown to the class, so that its size without unknown fields tells whether there was more.
     """
     file = _File(f"underway_sparkplug_{name}")
-    values = {"datatype": (4, _UINT32), "float_value": (12, _FLOAT, "nan"), "double_value": (13, _DOUBLE, "nan")}
+    values = {"float_value": (12, _FLOAT, "nan"), "double_value": (13, _DOUBLE, "nan")}
     file.message("Metric", {**told_by, "timestamp": (3, _UINT64, str(ABSENT)), **values})
+    file.message("Payload", {"timestamp": (1, _UINT64, str(ABSENT)), "metrics": (2, "Metric", "repeated"), "seq": (3, _UINT64)})
+    return file.payload_class()
+
+
+def _number_payload() -> Any:
+    """Return a class for data messages of numbers alone, told by name or alias, of any age."""
+    file = _File("underway_sparkplug_number")
+    values = {
+        "int_value": (10, _UINT32),
+        "long_value": (11, _UINT64),
+        "float_value": (12, _FLOAT),
+        "double_value": (13, _DOUBLE),
+        "boolean_value": (14, _BOOL),
+    }
+    file.message(
+        "Metric",
+        {
+            "name": (1, _STRING),
+            "alias": (2, _UINT64, str(ABSENT)),
+            "timestamp": (3, _UINT64, str(ABSENT)),
+            "datatype": (4, _UINT32),
+            "is_historical": (5, _BOOL),
+            **values,
+        },
+        tuple(values),
+    )
     file.message("Payload", {"timestamp": (1, _UINT64, str(ABSENT)), "metrics": (2, "Metric", "repeated"), "seq": (3, _UINT64)})
     return file.payload_class()
 
@@ -157,3 +183,5 @@ AliasedPayload: Any = _plain_payload("aliased", {"alias": (2, _UINT64, str(ABSEN
 """A message of floating-point metrics that are told by alias alone."""
 NamedPayload: Any = _plain_payload("named", {"name": (1, _STRING)})
 """A message of floating-point metrics that are told by name alone."""
+NumberPayload: Any = _number_payload()
+"""A message of numbers."""
