@@ -144,6 +144,24 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
     return Registry(site, zones, assets, devices, channels)
 
 
+def site_ids(conn: Connection[Any]) -> tuple[str, ...]:
+    """Return the sites that are registered."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        return tuple(row[0] for row in cursor.execute("SELECT site_id FROM site ORDER BY site_id"))
+
+
+def ids_elsewhere(
+    conn: Connection[Any], site_id: str, zone_ids: Sequence[str], asset_ids: Sequence[str], device_ids: Sequence[str]
+) -> dict[str, str]:
+    """Return those of the ids that another site uses, as ``{"device pr-1": "town"}``: ids are unique across sites."""
+    found: dict[str, str] = {}
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        for table, ids in (("zone", zone_ids), ("asset", asset_ids), ("device", device_ids)):
+            statement = f"SELECT {table}_id, site_id FROM {table} WHERE {table}_id = ANY(%s) AND site_id <> %s"  # noqa: S608 constants only
+            found |= {f"{table} {row[0]}": row[1] for row in cursor.execute(statement.encode(), (list(ids), site_id))}
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceEntry:
     """A device with its channels by name."""
