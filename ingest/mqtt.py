@@ -114,8 +114,9 @@ class MqttSource:
 
     While messages stream in, the thread rests 1 ms between two looks at the socket: fewer and larger pieces cost less CPU.
 
-    Blind to what a broker drops before it sends (a full queue of an offline session: Mosquitto's ``max_queued_messages``; a message above its own
-    limit), and to which of the filters is wrong for a broker that closes the connection instead of refusing one.
+    Blind to what a broker drops before it sends: a full queue of an offline session (Mosquitto's ``max_queued_messages``), a message above its own
+    limit, QoS 0 while we are away (unless it keeps that too: ``queue_qos0_messages``) or hold back. Blind to subscriptions that an earlier version
+    left in the session, and to which of the filters is wrong for a broker that closes the connection instead of refusing one.
     """
 
     def __init__(

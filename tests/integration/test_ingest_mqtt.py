@@ -212,6 +212,22 @@ def test_source_broker_killed_and_started_again_delivers_all_that_was_not_acknow
         source.close()
 
 
+def test_source_gets_what_came_at_qos_0_while_away_from_a_broker_that_keeps_it(tmp_path: Path) -> None:
+    with mosquitto_with(tmp_path / "keeps", "queue_qos0_messages true", "max_inflight_messages 1000") as broker:
+        source = source_at(broker.url)
+        wait_until(lambda: subscribed(source))
+        source.close()
+        address = urlsplit(broker.url)
+        messages = [("uw/town/pr-1/telemetry", b"%d" % i, 0, False) for i in range(20)]
+        paho_publish.multiple(messages, hostname=address.hostname or "", port=address.port or 1883, client_id="test-devices")
+        again = source_at(broker.url)
+        found = collect(again, 20)
+        assert [(m.payload, m.qos) for m in found] == [(b"%d" % i, 0) for i in range(20)]
+        again.acknowledge(found)
+        assert (again.facts()["held_count"], again.facts()["acks_sent"]) == (0, 0)
+        again.close()
+
+
 def test_source_network_that_falls_silent_is_noticed_and_left(mosquitto: Broker) -> None:
     proxy = Proxy(mosquitto.port)
     source = source_at(f"mqtt://127.0.0.1:{proxy.port}")
