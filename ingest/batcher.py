@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ class BatchReason(StrEnum):
     WAIT = "wait"
     COUNT = "count"
     BYTES = "bytes"
+    READINGS = "readings"
     AGE = "age"
     IDLE = "idle"
 
@@ -35,6 +37,8 @@ class BatchLimits:
         Messages.
     bytes_max : int
         Bytes of payload.
+    readings_max : int
+        Readings, as far as one message allows: what a transaction holds and what a crash repeats.
     age_s_max : float
         Longest time that the first message of a batch waits, in s, while more keep coming.
     linger_s : float
@@ -43,25 +47,26 @@ class BatchLimits:
     """
 
     count_max: int = 5_000
-    bytes_max: int = 4 * 2**20
-    age_s_max: float = 0.25
+    bytes_max: int = 16 * 2**20
+    readings_max: int = 20_000
+    age_s_max: float = 0.05
     linger_s: float = 0.003
 
 
-def decide(limits: BatchLimits, count: int, size_bytes: int, age_s: float, idle_s: float) -> BatchReason:
+def decide(limits: BatchLimits, count: int, size_bytes: int, readings: int, age_s: float, idle_s: float) -> BatchReason:
     """Return whether a batch is taken now, and why.
 
     Parameters
     ----------
     limits : BatchLimits
-    count, size_bytes : int
-        What is in it.
+    count, size_bytes, readings : int
+        What is in it: messages, bytes of payload, readings.
     age_s, idle_s : float
         Time since its first and since its last message, in s.
 
     Examples
     --------
-    >>> decide(BatchLimits(), 20, 2000, 0.004, 0.0035), decide(BatchLimits(), 20, 2000, 0.004, 0.001)
+    >>> decide(BatchLimits(), 20, 2000, 20, 0.004, 0.0035), decide(BatchLimits(), 20, 2000, 20, 0.004, 0.001)
     (<BatchReason.IDLE: 'idle'>, <BatchReason.WAIT: 'wait'>)
     """
     if count == 0:
@@ -70,6 +75,8 @@ def decide(limits: BatchLimits, count: int, size_bytes: int, age_s: float, idle_
         return BatchReason.COUNT
     if size_bytes >= limits.bytes_max:
         return BatchReason.BYTES
+    if readings >= limits.readings_max:
+        return BatchReason.READINGS
     if age_s >= limits.age_s_max:
         return BatchReason.AGE
     if idle_s >= limits.linger_s:
@@ -89,26 +96,37 @@ class Batcher(Generic[T]):
         self.limits = limits
         self._items: list[T] = []
         self._bytes = 0
+        self._readings = 0
         self._first_s = 0.0
         self._last_s = 0.0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, item: T, size_bytes: int, now_s: float) -> None:
-        """Add one item of `size_bytes` at the monotonic instant `now_s`."""
+    @property
+    def readings(self) -> int:
+        """Return how many readings are in it."""
+        return self._readings
+
+    def add(self, items: Sequence[T], size_bytes: int, readings: int, now_s: float) -> None:
+        """Add items that hold `size_bytes` and `readings` together, at the monotonic instant `now_s`."""
+        if not items:
+            return
         if not self._items:
             self._first_s = now_s
         self._last_s = now_s
-        self._items.append(item)
+        self._items.extend(items)
         self._bytes += size_bytes
+        self._readings += readings
 
     def decide(self, now_s: float) -> BatchReason:
         """Return whether to `take` now."""
-        return decide(self.limits, len(self._items), self._bytes, now_s - self._first_s, now_s - self._last_s)
+        return decide(self.limits, len(self._items), self._bytes, self._readings, now_s - self._first_s, now_s - self._last_s)
 
     def room(self) -> int:
-        """Return how many more items fit."""
+        """Return how many more items fit; none when the bytes or the readings are used up."""
+        if self._bytes >= self.limits.bytes_max or self._readings >= self.limits.readings_max:
+            return 0
         return max(0, self.limits.count_max - len(self._items))
 
     def wait_s(self, now_s: float, idle_wait_s: float) -> float:
@@ -119,5 +137,5 @@ class Batcher(Generic[T]):
 
     def take(self) -> list[T]:
         """Return everything collected and begin anew."""
-        items, self._items, self._bytes = self._items, [], 0
+        items, self._items, self._bytes, self._readings = self._items, [], 0, 0
         return items

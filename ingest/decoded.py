@@ -45,14 +45,14 @@ class Announcement(msgspec.Struct, frozen=True):
     details: dict[str, str | int | float | bool | None] = {}
 
 
-class FrameCounter(msgspec.Struct, frozen=True):
+class FrameCounter(msgspec.Struct, frozen=True, gc=False):
     """The counter by which a network tells the frames of a device apart: a counter that comes again in one session is the same frame."""
 
     session: str
     counter: int
 
 
-class Decoded(msgspec.Struct, frozen=True):
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """What one message says: the good half as columns of one length n, the bad half as faults.
 
     Attributes

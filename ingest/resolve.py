@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,8 @@ NEAREST_KEPT_MAX = 1000
 CLOCK_SHOWN_US_MIN = 120 * SECOND_US
 """From this offset on a reading is graded suspect for its clock."""
 
-Item = tuple[str, Decoded, int]
-"""Name of the dialect, what it made of a message, and when the message was received (microseconds since 1970)."""
+Item = tuple[str, Decoded, int, *tuple[Any, ...]]
+"""Name of the dialect, what it made of a message, when the message was received (microseconds since 1970); what else stands there is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,11 @@ class Resolver:
         self._nearest_device: dict[str, str] = {}
         self._searches_left = 0
 
+    def knows(self, dialect: str, address: str) -> bool:
+        """Return whether a device is registered and active."""
+        known = self._known.get((dialect, address))
+        return known is not None and known.device.status is DeviceStatus.ACTIVE
+
     def resolve(self, items: Sequence[Item]) -> Resolved:
         """Return the readings and faults of messages."""
         routes: list[int] = []
@@ -143,7 +149,8 @@ class Resolver:
         strangers: set[tuple[str, str]] = set()
         known, n = self._known, 0
         self._searches_left = NEAREST_SEARCHES_MAX
-        for index, (dialect, decoded, received_us) in enumerate(items):
+        for index, item in enumerate(items):
+            dialect, decoded, received_us = item[0], item[1], item[2]
             if decoded.faults:
                 faults.extend((index, fault) for fault in decoded.faults)
             value = decoded.value
@@ -270,7 +277,7 @@ class Resolver:
         where: dict[tuple[int, FaultReason], tuple[str, str]] = {}
         for row in rows.tolist():
             message = int(of_message[row])
-            dialect, decoded, _ = items[owner[message]]
+            dialect, decoded = items[owner[message]][:2]
             device = self._known[dialect, decoded.device or ""].device
             place = row - int(starts[message])
             event_us = int(observed_us[row]) - int(offset_ms[row]) * 1000

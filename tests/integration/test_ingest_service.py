@@ -30,11 +30,11 @@ NOW_AT = datetime.now(UTC).replace(microsecond=0)
 PROGRAM = """
 import logging, os, signal, sys, threading
 from underway.app.clock import SystemClock
-from underway.app.ingest_service import run
+from underway.app.ingest_service import IngestOptions, run
 logging.basicConfig(level=logging.INFO)
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-run(os.environ["MQTT_URL"], os.environ["DATABASE_URL"], SystemClock(), stop, checkpoint_s=0.5)
+run(os.environ["MQTT_URL"], os.environ["DATABASE_URL"], SystemClock(), stop, options=IngestOptions(checkpoint_s=0.5))
 """
 
 
@@ -206,7 +206,12 @@ def test_ingest_poison_and_strangers_cost_one_message_each(database_url: str, br
         publisher.send("pr-1", b"x" * 300_000)
         publisher.send("pr-1", {"at": at, "values": {"pressure": 3.41}, "units": {"pressure": "bar"}})
         publisher.confirm()
-        wait_until(lambda: facts(database_url, process.pid).get("messages") == 10, what=str(facts(database_url, process.pid)))
+
+        def all_done() -> bool:
+            found = facts(database_url, process.pid)
+            return found["dialects"].get("native", {}).get("messages") == 10 and found["unacked"] == 0
+
+        wait_until(all_done, what=str(facts(database_url, process.pid)))
         with psycopg.connect(database_url) as conn:
             reasons = sorted(row[0] for row in conn.execute("SELECT reason FROM quarantine").fetchall())
             values = sorted(row[0] for row in conn.execute("SELECT value FROM reading").fetchall())

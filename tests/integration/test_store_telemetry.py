@@ -31,8 +31,9 @@ from underway.store.telemetry import (
     Checkpoint,
     announce_findings,
     findings_after,
+    forget_checkpoints,
     holds_after,
-    load_checkpoint,
+    load_checkpoints,
     load_finding,
     mark_holds,
     pending_holds,
@@ -92,15 +93,17 @@ def test_announce_findings_is_heard_at_commit_and_not_before(conn: psycopg.Conne
 # checkpoints and the clock
 
 
-def test_checkpoint_saved_again_is_replaced(conn: psycopg.Connection[Any]) -> None:
-    assert load_checkpoint(conn, "all") is None
-    first = Checkpoint("all", 5, NOW_AT, "1", bytes(range(256)))
-    save_checkpoint(conn, first)
-    save_checkpoint(conn, replace(first, partition="other"))
-    latest = Checkpoint("all", 9, NOW_AT + timedelta(hours=1), "2", b"")
-    save_checkpoint(conn, latest)
-    assert load_checkpoint(conn, "all") == latest
-    assert load_checkpoint(conn, "other") == replace(first, partition="other")
+def test_checkpoint_saved_again_replaces_its_part_alone(conn: psycopg.Connection[Any]) -> None:
+    assert list(load_checkpoints(conn, "all")) == []
+    first = Checkpoint("all", 5, NOW_AT, "1", bytes(range(256)), "a")
+    other_part, other = replace(first, part="b", batch_id=3), replace(first, partition="other")
+    latest = Checkpoint("all", 9, NOW_AT + timedelta(hours=1), "2", b"", "a")
+    for checkpoint in (first, other_part, other, latest):
+        save_checkpoint(conn, checkpoint)
+    assert list(load_checkpoints(conn, "all")) == [latest, other_part]
+    assert list(load_checkpoints(conn, "other")) == [other]
+    assert forget_checkpoints(conn, "all", ["b", "c"]) == 1
+    assert list(load_checkpoints(conn, "all")) == [other_part]
 
 
 def test_checkpoint_of_unbounded_state_is_our_mistake(conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +135,14 @@ def batches(count: int, rng: np.random.Generator) -> list[ReadingBatch]:
                 (observed + rng.integers(0, 10**9, n)).astype(np.int64),
                 rng.normal(size=n) * 10.0 ** rng.integers(-9, 9, n),
                 *(rng.integers(0, 256, n).astype(np.uint8) for _ in range(3)),
-            ).in_event_order()
+                (rng.integers(0, 3, n) * 3_600_000).astype(np.int32),
+            )
         )
     return made
 
 
 def same(a: ReadingBatch, b: ReadingBatch) -> bool:
-    names = ("channel_id", "observed_us", "received_us", "value", "quality", "reason", "flags")
+    names = ("channel_id", "observed_us", "received_us", "value", "quality", "reason", "flags", "clock_offset_ms")
     return all(getattr(a, name).dtype == getattr(b, name).dtype and np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
@@ -150,7 +154,7 @@ def test_readings_after_returns_the_batches_bit_by_bit_as_they_were_stored(conn:
         assert append(conn, batch, next_batch_id(conn), NOW_AT).duplicates == 0
     found = list(readings_after(conn, 10 + 3 * 4, rows=rows))
     assert [batch_id for batch_id, _ in found] == [10 + 3 * i for i in range(5, 60)]
-    assert all(same(made[i], batch) for i, (_, batch) in enumerate(found, 5))
+    assert all(same(made[i].in_event_time().in_event_order(), batch) for i, (_, batch) in enumerate(found, 5))
     assert list(readings_after(conn, 10 + 3 * 59, rows=rows)) == []
 
 

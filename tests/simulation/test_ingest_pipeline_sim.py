@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from ingest.batcher import BatchLimits
-from ingest.mqtt import Message
+from ingest.mqtt_types import Message, Publication
+from underway.app.ingest_store import AddressBook, BatchFacts
 from underway.app.pipeline import Pipeline, PipelineSettings, PipelineState
 from underway.model import (
     HOUR_US,
@@ -45,6 +46,7 @@ from underway.store.quarantine import QuarantineEntry
 from underway.store.telemetry import Checkpoint, ReplayStep
 
 START_AT = datetime(2026, 3, 1, tzinfo=UTC)
+UNDATED_CHANNEL = 99
 SITE = Site("town", "Town", "UTC", 0.0, 0.0)
 
 
@@ -54,7 +56,10 @@ def registry_of(count: int) -> Registry:
         Channel(i + 1, f"pr-{i}", "pressure", Quantity.PRESSURE, "kPa", None, None, "zone_pressure", 0.0, 1000.0, 300.0)
         for i in range(count)
     )
-    return Registry(SITE, (), (), devices, channels)
+    # a level sensor that has no clock: its messages carry no instant
+    tank = Device("tank-3", "town", None, None, "m", "senml", START_AT - timedelta(days=60), address="north/tank-3")
+    level = Channel(UNDATED_CHANNEL, "tank-3", "level", Quantity.LEVEL, "m", None, None, "tank_level", 0.0, 10_000.0, 300.0)
+    return Registry(SITE, (), (), (*devices, tank), (*channels, level))
 
 
 class Crash(BaseException):
@@ -103,16 +108,16 @@ class Broker:
 
     def __init__(self, world: World, rng: np.random.Generator, in_flight_max: int) -> None:
         self.world, self.rng, self.in_flight_max = world, rng, in_flight_max
-        self.waiting: list[tuple[str, bytes]] = []
+        self.waiting: list[tuple[str, bytes, int]] = []
         self.in_flight: dict[int, tuple[str, bytes]] = {}
         self.mid = 0
-        self.delivered = 0
+        self.delivered = self.acknowledged = 0
 
     def publish(self, topic: str, payload: bytes) -> None:
-        self.waiting.append((topic, payload))
+        self.waiting.append((topic, payload, 0))
 
     def connect(self) -> BrokerSession:
-        self.waiting = list(self.in_flight.values()) + self.waiting
+        self.waiting = [(topic, payload, mid) for mid, (topic, payload) in self.in_flight.items()] + self.waiting
         self.in_flight.clear()
         return BrokerSession(self)
 
@@ -134,23 +139,28 @@ class BrokerSession:
         taken = []
         for _ in range(min(room, len(broker.waiting))):
             place = int(broker.rng.integers(0, min(4, len(broker.waiting))))
-            topic, payload = broker.waiting.pop(place)
-            broker.mid += 1
-            broker.in_flight[broker.mid] = (topic, payload)
-            taken.append(Message(topic, payload, broker.world.now_us, (1, broker.mid)))
+            topic, payload, again = broker.waiting.pop(place)
+            broker.mid += not again
+            mid = again or broker.mid
+            broker.in_flight[mid] = (topic, payload)
+            taken.append(Message(topic, payload, broker.world.now_us, (1, mid), len(payload), 1, False, bool(again), mid))
             broker.delivered += 1
-            if broker.rng.random() < 0.05:
-                broker.waiting.append((topic, payload))
+            if broker.rng.random() < 0.05 and topic.startswith("uw/"):
+                broker.waiting.append((topic, payload, 0))
         return taken
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         for message in messages:
             del self.broker.in_flight[message.token[1]]
+            self.broker.acknowledged += 1
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        pass
 
     def facts(self) -> dict[str, Any]:
         return {"queued": 0, "subscribed": True, "state": "connected"}
 
-    def close(self) -> None:
+    def close(self, farewell: Sequence[Publication] = ()) -> None:
         pass
 
 
@@ -163,8 +173,10 @@ class Tables:
     findings: dict[Any, Finding] = field(default_factory=dict)
     expectations: int = 0
     quarantine: list[QuarantineEntry] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     holds: list[list[Any]] = field(default_factory=list)
+    memory: dict[tuple[str, str], MemoryRow] = field(default_factory=dict)
+    late: list[LateWindow] = field(default_factory=list)
 
     def copy(self) -> Tables:
         return Tables(
@@ -173,8 +185,10 @@ class Tables:
             dict(self.findings),
             self.expectations,
             list(self.quarantine),
-            self.checkpoint,
+            dict(self.checkpoints),
             [list(h) for h in self.holds],
+            dict(self.memory),
+            list(self.late),
         )
 
 
@@ -182,7 +196,7 @@ class ModelStore:
     """A store in memory with the transactional meaning of the real one, and faults."""
 
     def __init__(self, registry: Registry, faults: Faults) -> None:
-        self.tables, self.faults, self.address_book = Tables(), faults, registry
+        self.tables, self.faults, self.registry = Tables(), faults, registry
         self.refuses: bytes | None = None
         self.said: dict[str, Any] = {}
 
@@ -192,15 +206,21 @@ class ModelStore:
     def close(self) -> None:
         pass
 
-    def registry(self) -> tuple[Registry, Sequence[LeakSignatures]] | None:
-        return self.address_book, ()
+    def address_book(self) -> AddressBook | None:
+        return AddressBook(self.registry)
+
+    def memory(self) -> Sequence[MemoryRow]:
+        return list(self.tables.memory.values())
 
     def registry_changed(self, *, ask: bool = False) -> bool:
         return False
 
-    def checkpoint(self, partition: str) -> Checkpoint | None:
+    def checkpoints(self, partition: str) -> Iterator[Checkpoint]:
         self.faults.at("read the checkpoint")
-        return self.tables.checkpoint
+        yield from self.tables.checkpoints.values()
+
+    def forget_checkpoints(self, partition: str, keep: Sequence[str]) -> None:
+        self.tables.checkpoints = {part: saved for part, saved in self.tables.checkpoints.items() if part in keep}
 
     def replay_after(self, batch_id: int) -> Iterator[ReplayStep]:
         batches: dict[int, list[ReadingBatch]] = {}
@@ -246,7 +266,10 @@ class ModelWriter:
             if row[1] is None and row[0] in holds:
                 row[1] = batch_id
 
-    def append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def begin_append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> Callable[[], Mask]:
+        return lambda: self.append(batch, batch_id)
+
+    def append(self, batch: ReadingBatch, batch_id: int) -> Mask:
         self.store.faults.at("append")
         new = np.zeros(len(batch), bool)
         for i in range(len(batch)):
@@ -265,12 +288,20 @@ class ModelWriter:
         self.tables.findings.update({f.finding_id: f for f in fresh})
         return fresh
 
-    def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
+    def save_quarantine(self, entries: Sequence[QuarantineEntry], now_at: datetime) -> None:
         self.tables.quarantine.extend(entries)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.store.faults.at("save the checkpoint")
-        self.tables.checkpoint = checkpoint
+        self.tables.checkpoints[checkpoint.part] = checkpoint
+
+    def save_facts(self, facts: BatchFacts, now_at: datetime) -> None:
+        self.store.faults.at("save facts")
+        self.tables.memory.update({(row.dialect, row.key): row for row in facts.memory})
+        self.tables.late.extend(facts.late)
+
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -288,7 +319,7 @@ class ChainBank:
     def __init__(self, registry: Registry, signatures: Sequence[LeakSignatures] = ()) -> None:
         self.chain, self.count, self.newest_us, self.silent = b"", 0, 0, False
 
-    def step(self, batch: ReadingBatch) -> Output:
+    def step(self, batch: ReadingBatch, parts: Collection[str] | None = None) -> Output:
         findings = []
         for channel, at_us, value in zip(batch.channel_id.tolist(), batch.observed_us.tolist(), batch.value.tolist(), strict=True):
             if value == self.poison:
@@ -311,14 +342,26 @@ class ChainBank:
         self.silent = True
         return Output((self._finding(FindingKind.COMMS_LOST, "all", self.newest_us + HOUR_US),), none)
 
-    def hold(self, holds: Sequence[Hold]) -> None:
+    def late_lanes(self, batch: ReadingBatch) -> Sequence[tuple[str, np.ndarray[Any, np.dtype[np.int64]]]]:
+        return ()
+
+    def hold(self, holds: Sequence[Hold], parts: Collection[str] | None = None) -> None:
         for hold in holds:
             self.chain = hashlib.sha256(self.chain + repr(hold).encode()).digest()
 
-    def state(self) -> bytes:
+    def parts(self) -> Sequence[str]:
+        return ("all",)
+
+    def tick_parts(self) -> Sequence[str]:
+        return self.parts()
+
+    def facts(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def part_state(self, part: str) -> bytes:
         return json.dumps([self.chain.hex(), self.count, self.newest_us, self.silent]).encode()
 
-    def restore(self, state: bytes) -> None:
+    def restore_part(self, part: str, state: bytes) -> None:
         chain, self.count, self.newest_us, self.silent = json.loads(state)
         self.chain = bytes.fromhex(chain)
 
@@ -330,6 +373,10 @@ class ChainBank:
 
 def telemetry(device: int, at_us: int, value: object) -> tuple[str, bytes]:
     return f"uw/town/pr-{device}/telemetry", json.dumps({"at": at_us // 1000, "values": {"pressure": value}}).encode()
+
+
+def undated(value: float) -> tuple[str, bytes]:
+    return "senml/north/tank-3", json.dumps([{"n": "level", "u": "m", "v": value}]).encode()
 
 
 SETTINGS = PipelineSettings(
@@ -368,8 +415,12 @@ def test_pipeline_under_loss_replay_reorder_and_crashes_stores_each_reading_once
     broker = Broker(world, rng, in_flight_max=int(rng.integers(1, 25)))
     published: dict[tuple[int, int], float] = {}
     poison = 0
+    levels: list[float] = []
     for step in range(60):
         at_us = world.now_us - (60 - step) * MINUTE_US // 2
+        if step % 6 == 0:
+            levels.append(step / 10)
+            broker.publish(*undated(step / 10))
         for device in range(5):
             draw = rng.random()
             if draw < 0.05:
@@ -385,17 +436,19 @@ def test_pipeline_under_loss_replay_reorder_and_crashes_stores_each_reading_once
     live(world, store, broker)
 
     stored = {key: float(row.value[0]) for key, (_, row) in store.tables.readings.items()}
-    assert stored == published, f"seed {seed}: {faults.record}"
+    dateless = [value for (channel, _), value in stored.items() if channel == UNDATED_CHANNEL]
+    assert sorted(dateless) == levels, f"seed {seed}: {faults.record}"
+    assert {key: value for key, value in stored.items() if key[0] != UNDATED_CHANNEL} == published, f"seed {seed}: {faults.record}"
     assert len({(e.topic, e.payload) for e in store.tables.quarantine}) == poison, f"seed {seed}: {faults.record}"
     assert all(number is not None for _, number in store.tables.holds)
     assert found_by_replay(store) == set(store.tables.findings), f"seed {seed}: {faults.record}"
-    assert len(store.tables.findings) == len(published) // 5
+    assert len(store.tables.findings) == (len(published) + len(levels)) // 5
 
 
 def found_by_replay(store: ModelStore) -> set[Any]:
     """Return the ids of the findings that a fresh bank makes of what is stored."""
     store.faults.quiet = True
-    bank, found = ChainBank(store.address_book), set()
+    bank, found = ChainBank(store.registry), set()
     for step in store.replay_after(0):
         bank.hold(step.holds)
         found |= {f.finding_id for f in bank.step(step.readings).findings}
@@ -410,6 +463,7 @@ POINTS = (
     "append",
     "save findings",
     "save the checkpoint",
+    "save facts",
     "commit",
     "hear of the commit",
 )
@@ -446,12 +500,17 @@ def test_pipeline_one_fault_at_each_point_changes_no_reading_and_no_finding(poin
         broker = Broker(world, rng, in_flight_max=7)
         for step in range(50):
             broker.publish(*telemetry(step % 3, world.now_us - (50 - step) * MINUTE_US, 300.0 + step))
+            if step % 10 == 0:
+                broker.publish(*undated(step / 10))
         live(world, store, broker)
-        runs.append({key: float(row.value[0]) for key, (_, row) in store.tables.readings.items()})
+        # when a message without an instant is received depends on the fault: count its values
+        runs.append(
+            sorted((key if key[0] != UNDATED_CHANNEL else (99, 0), float(row.value[0])) for key, (_, row) in store.tables.readings.items())
+        )
         assert found_by_replay(store) == set(store.tables.findings), (point, kind, visit)
-        assert len(store.tables.findings) == 10
+        assert len(store.tables.findings) == 11
     assert all(run == runs[-1] for run in runs)
-    assert len(runs[-1]) == 50
+    assert len(runs[-1]) == 55
 
 
 def quiet_world(count: int = 3) -> tuple[World, ModelStore, Broker, np.random.Generator]:
@@ -480,7 +539,7 @@ def test_pipeline_many_poison_messages_in_a_row_stops_without_acknowledging(monk
     with pytest.raises(InternalError, match="messages in a row cannot be taken"):
         live(world, store, broker)
     assert len(store.tables.quarantine) <= SETTINGS.poison_max
-    assert len(broker.waiting) + len(broker.in_flight) == 40
+    assert broker.acknowledged == 0
 
 
 def test_pipeline_registered_later_device_is_heard_without_restart() -> None:
@@ -491,7 +550,7 @@ def test_pipeline_registered_later_device_is_heard_without_restart() -> None:
     for _ in range(40):
         pipeline.turn()
     assert [e.fault.reason.value for e in store.tables.quarantine] == ["device_unknown"]
-    store.address_book = registry_of(2)
+    store.registry = registry_of(2)
     world.wait(10)
     broker.publish(*telemetry(1, world.now_us, 2.0))
     for _ in range(40):
@@ -514,7 +573,7 @@ def test_pipeline_silence_after_live_data_is_found_once_and_survives_a_restart()
     for _ in range(60):
         again.turn()
     assert len(store.tables.findings) == 1
-    assert json.loads(store.tables.checkpoint.state)[3] is True  # type: ignore[union-attr]
+    assert json.loads(store.tables.checkpoints["all"].state)[3] is True
 
 
 def test_pipeline_back_filled_history_is_not_silence() -> None:
@@ -535,7 +594,7 @@ def test_pipeline_other_detector_version_replays_everything_and_dates_what_it_fi
         world.now_us += MINUTE_US
     live(world, store, broker)
     before = set(store.tables.findings)
-    store.tables.checkpoint = Checkpoint("town", store.tables.next_batch, world.now_at(), "chain-0", b"not ours")
+    store.tables.checkpoints["all"] = Checkpoint("town", store.tables.next_batch, world.now_at(), "chain-0", b"not ours", "all")
     store.tables.findings.clear()
     pipeline = Pipeline(broker.connect(), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait)
     pipeline.turn()
@@ -555,6 +614,5 @@ def test_pipeline_run_stops_with_a_last_checkpoint() -> None:
 
     broker.publish(*telemetry(0, world.now_us, 1.0))
     Pipeline(StopWhenDrained(broker), store, ChainBank, world, SETTINGS, world.monotonic_s, world.wait).run(stop)
-    assert store.tables.checkpoint is not None
-    assert json.loads(store.tables.checkpoint.state)[1] == 1
+    assert json.loads(store.tables.checkpoints["all"].state)[1] == 1
     assert store.said["state"] == "stopped"

@@ -4,20 +4,94 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Event
+from threading import Event, Thread
+from typing import Any
 
 from detectors.bank import Bank
 from ingest.batcher import BatchLimits
-from ingest.dialects import DIALECTS
+from ingest.dialects import DIALECTS, topic_filters
+from ingest.instants import TimeRules
 from ingest.mqtt import MqttSource
-from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, StandingBy
-from underway.model import Clock, StoreUnavailable, to_us
+from ingest.quarantine import QuarantineBudget
+from ingest.sparkplug_host import SparkplugHost
+from underway.app.ingest_metrics import Stages
+from underway.app.ingest_store import PostgresStore, StandingBy
+from underway.app.intake import Intake
+from underway.app.metrics_http import serve_metrics
+from underway.app.pipeline import Pipeline, PipelineSettings
+from underway.app.rejudge import Rejudge
+from underway.model import Clock, LeakSignatures, Registry, StoreUnavailable, to_us
 
 CLIENT_ID = "underway-ingest"
 STAND_BY_S = 0.5
+JOIN_S = 10.0
 
 log = logging.getLogger("underway.ingest")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What ingest may be told; the settings of the same names say what they mean (docs/settings.md).
+
+    Attributes
+    ----------
+    client_id : str
+        Name of the persistent session at the broker: one process a name.
+    ca_file : str
+        Certificate authority for ``mqtts://``; empty: the system's.
+    dialects : tuple of str
+        Names of the dialects that are listened to; empty: all.
+    batch_count, batch_readings : int
+        Most messages, and about the most readings, that a transaction holds.
+    batch_age_s : float
+        Longest wait before a batch is committed, in s.
+    queue_count, queue_bytes : int
+        Most messages and bytes held unacknowledged.
+    checkpoint_s : float
+        Time between two checkpoints of the same detector state, in s.
+    host_id : str
+        Of the Sparkplug host application.
+    reorder_s : float
+        How long a missing Sparkplug message is waited for, in s.
+    rejudge : bool
+        Whether the windows of late data are judged again by this process.
+    metrics_host, metrics_port
+        Where ``/metrics`` is served; port 0: nowhere.
+    """
+
+    client_id: str = CLIENT_ID
+    ca_file: str = ""
+    dialects: tuple[str, ...] = ()
+    batch_count: int = 5_000
+    batch_readings: int = 20_000
+    batch_age_s: float = 0.05
+    queue_count: int = 20_000
+    queue_bytes: int = 64 * 2**20
+    checkpoint_s: float = 30.0
+    host_id: str = "underway"
+    reorder_s: float = 5.0
+    times: TimeRules = field(default_factory=TimeRules)
+    rejudge: bool = True
+    rejudge_settle_s: float = 60.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+
+
+class LaneBanks:
+    """Builds detectors for one lane, to judge a window of late data again."""
+
+    def for_lane(
+        self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int]
+    ) -> tuple[Bank, Sequence[int], int] | None:
+        """Return fresh detectors of a lane, the channels that feed them and how much history they want; None: no such lane any more."""
+        bank = Bank(registry, signatures, [lane], channel_ids)
+        if lane not in bank.lane_keys:
+            return None
+        return bank, bank.lane_channels(lane), bank.warm_up_us(lane)
 
 
 def run(
@@ -26,13 +100,7 @@ def run(
     clock: Clock,
     stop_event: Event,
     site_id: str | None = None,
-    *,
-    client_id: str = CLIENT_ID,
-    ca_file: str = "",
-    batch_count: int = 5_000,
-    batch_age_s: float = 0.25,
-    queue_count: int = 20_000,
-    checkpoint_s: float = 30.0,
+    options: IngestOptions | None = None,
 ) -> None:
     """Run ingest until `stop_event` is set.
 
@@ -46,44 +114,65 @@ def run(
         Stamps messages when they arrive.
     site_id : str or None
         None or empty: the only site.
-    client_id : str
-        Name of the persistent session at the broker: one process a name.
-    ca_file : str
-        Certificate authority for ``mqtts://``; empty: the system's.
-    batch_count : int
-        Most messages a transaction holds.
-    batch_age_s : float
-        Longest wait before a batch is committed, in s.
-    queue_count : int
-        Most messages held unacknowledged.
-    checkpoint_s : float
-        Time between two checkpoints of detector state, in s.
+    options : IngestOptions, optional
 
     Raises
     ------
     SettingsError
-        When `mqtt_url` is not one.
+        When `mqtt_url` is not one, or a dialect is not known.
     OperatorError
         When `database_url` is not one.
     InternalError
         When messages cannot be taken for a reason that lies with us.
     """
-    store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC))
+    options = options or IngestOptions()
+    filters = topic_filters(options.dialects)
+    stages = Stages()
+    budget = QuarantineBudget()
+    store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC), budget, stages)
     if not _stand_by(store, stop_event):
         return
+
+    def now_us() -> int:
+        return to_us(clock.now_at())
+
+    intake = Intake(SparkplugHost(options.host_id, reorder_s=options.reorder_s))
+    speaks_sparkplug = any(f.startswith("spBv1.0/") for f in filters)
     source = MqttSource(
         mqtt_url,
-        client_id,
-        [name for dialect in DIALECTS for name in dialect.topic_filters],
-        lambda: to_us(clock.now_at()),
-        queue_count_max=queue_count,
-        ca_file=ca_file,
+        options.client_id,
+        filters,
+        now_us,
+        queue_count_max=options.queue_count,
+        queue_bytes_max=options.queue_bytes,
+        ca_file=options.ca_file,
+        greeting=intake.greeting if speaks_sparkplug else None,
     )
-    try:
-        settings = PipelineSettings(limits=BatchLimits(count_max=batch_count, age_s_max=batch_age_s), checkpoint_s=checkpoint_s)
-        Pipeline(source, store, Bank, clock, settings).run(stop_event)
-    finally:
-        source.close()
+    settings = PipelineSettings(
+        limits=BatchLimits(count_max=options.batch_count, readings_max=options.batch_readings, age_s_max=options.batch_age_s),
+        checkpoint_s=options.checkpoint_s,
+        times=options.times,
+    )
+    pipeline = Pipeline(source, store, Bank, clock, settings, intake=intake, stages=stages)
+    with ExitStack() as ending:
+        ending.callback(lambda: source.close(intake.farewell(now_us()) if speaks_sparkplug else ()))
+        rejudge: Rejudge | None = None
+        if options.rejudge:
+            rejudge = Rejudge(database_url, site_id or None, LaneBanks(), clock, options.rejudge_settle_s)
+            thread = Thread(target=rejudge.run, args=(stop_event,), name="rejudge", daemon=True)
+            thread.start()
+            ending.callback(thread.join, JOIN_S)
+        if options.metrics_port:
+
+            def facts() -> dict[str, Any]:
+                found = pipeline.facts() | {"quarantine_budget": budget.facts()}
+                return found if rejudge is None else found | {"rejudge": rejudge.facts(), "late_windows": rejudge.waiting}
+
+            server = serve_metrics(options.metrics_host, options.metrics_port, facts)
+            if server is not None:
+                ending.callback(server.close)
+        log.info("listening to %s", ", ".join(d.name for d in DIALECTS if not options.dialects or d.name in options.dialects))
+        pipeline.run(stop_event)
 
 
 def _stand_by(store: PostgresStore, stop_event: Event) -> bool:

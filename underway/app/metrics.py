@@ -76,7 +76,7 @@ INGEST_METRICS: tuple[Metric, ...] = table(
         # the path
         Metric("state", _S, "1", "state", "What ingest is doing, as the label.", "state"),
         Metric("messages_total", _C, "messages", "dialects.*.messages", "Messages taken in.", "dialect"),
-        Metric("readings_total", _C, "readings", "dialects.*.readings", "Readings in these messages, those stored before and those refused too.", "dialect"),
+        Metric("readings_total", _C, "readings", "dialects.*.readings", "Readings in them, duplicates and refused ones too.", "dialect"),
         Metric("stored_readings_total", _C, "readings", "readings", "Readings stored for the first time."),
         Metric("duplicates_total", _C, "readings", "duplicates", "Readings that were stored already: a redelivery, or a device that repeats."),
         Metric("late_readings_total", _C, "readings", "late", "Readings that came after detectors had judged their time; stored, and judged again."),

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 
 from ingest.batcher import Batcher, BatchLimits
-from ingest.decoded import Decoded
-from ingest.dialects import decode
-from ingest.mqtt import Message, Source
-from ingest.quarantine import QuarantineBudget
+from ingest.instants import TimeRules
+from ingest.mqtt_types import Source
 from ingest.resolve import Resolved, Resolver
+from ingest.sparkplug_host import SparkplugHost
+from underway.app.ingest_metrics import Metrics, Stages
+from underway.app.ingest_store import AddressBook, Bank, BankFactory, BatchFacts, StepOutput, Store, Writer
+from underway.app.intake import Intake, Item
+from underway.app.strangers import Strangers
 from underway.model import (
     HOUR_US,
     MINUTE_US,
     SECOND_US,
     Clock,
-    ExpectationBatch,
     Fault,
     FaultReason,
     Finding,
-    Hold,
     InternalError,
     LeakSignatures,
-    OperatorError,
     ReadingBatch,
     ReadingFlag,
     Registry,
@@ -43,288 +42,14 @@ from underway.model import (
     from_us,
     to_us,
 )
-from underway.store import copy, quarantine, telemetry
-from underway.store import registry as registry_store
-from underway.store.connect import connect, store_errors
-from underway.store.copy import SignalIds
+from underway.store.copy import first_occurrence
+from underway.store.memory import ClockRow, LateWindow
 from underway.store.quarantine import QuarantineEntry
-from underway.store.status import alone, listen_registry, take_notices, write_status
-from underway.store.telemetry import Checkpoint, ReplayStep
+from underway.store.telemetry import Checkpoint
 
 log = logging.getLogger("underway.pipeline")
 
-SERVICE = "ingest"
-QUARANTINE_ROWS_MAX = 200_000
-QUARANTINE_PRUNE_EVERY = 1_000
 TICK_LOOK_S = 0.02
-
-
-# what the pipeline talks to ---------------------------------------------------------------------------------------------------------------
-
-
-class StepOutput(Protocol):
-    """What the bank answers."""
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Findings in order."""
-        ...
-
-    @property
-    def expectations(self) -> ExpectationBatch:
-        """What was expected."""
-        ...
-
-
-class Bank(Protocol):
-    """The detectors of one site, as `detectors.bank.Bank`: same readings and holds in the same batches, same findings."""
-
-    version: str
-
-    def step(self, batch: ReadingBatch) -> StepOutput:
-        """Judge new readings, in event order."""
-        ...
-
-    def hold(self, holds: Sequence[Hold]) -> None:
-        """Stop or resume adapting, before the next batch."""
-        ...
-
-    def tick(self, now_us: int) -> StepOutput:
-        """Judge silence."""
-        ...
-
-    def state(self) -> bytes:
-        """Return everything the next step depends on."""
-        ...
-
-    def restore(self, state: bytes) -> None:
-        """Take back what `state` returned."""
-        ...
-
-
-BankFactory = Callable[[Registry, Sequence[LeakSignatures]], Bank]
-
-
-class Writer(Protocol):
-    """One open transaction."""
-
-    def next_batch_id(self) -> int:
-        """Return an id greater than every one before."""
-        ...
-
-    def pending_holds(self) -> Sequence[Hold]:
-        """Return what detectors were not told yet."""
-        ...
-
-    def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
-        """Note that detectors were told before this batch."""
-        ...
-
-    def append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> NDArray[np.bool_]:
-        """Store readings; return which were new."""
-        ...
-
-    def save_expectations(self, expectations: ExpectationBatch) -> None:
-        """Store what detectors expected."""
-        ...
-
-    def save_findings(self, findings: Sequence[Finding], batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
-        """Store findings, tell listeners at commit; return those that are new."""
-        ...
-
-    def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
-        """Store what could not be taken."""
-        ...
-
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint."""
-        ...
-
-
-class Store(Protocol):
-    """Where readings are kept. Every method raises `StoreUnavailable` when it is worth trying again later."""
-
-    def open(self) -> None:
-        """Connect, if not connected."""
-        ...
-
-    def close(self) -> None:
-        """Drop the connection."""
-        ...
-
-    def registry(self) -> tuple[Registry, Sequence[LeakSignatures]] | None:
-        """Return the address book, or None while no site is registered."""
-        ...
-
-    def registry_changed(self, *, ask: bool = False) -> bool:
-        """Return whether the registry was written to since it was read last, as far as is known; `ask` makes sure."""
-        ...
-
-    def checkpoint(self, partition: str) -> Checkpoint | None:
-        """Return the last committed checkpoint."""
-        ...
-
-    def replay_after(self, batch_id: int) -> Iterator[ReplayStep]:
-        """Yield what detectors saw in later batches."""
-        ...
-
-    def transaction(self) -> AbstractContextManager[Writer]:
-        """Begin; commit at the end of the block, roll back when it raises."""
-        ...
-
-    def write_status(self, facts: Mapping[str, Any]) -> None:
-        """Say how it goes."""
-        ...
-
-
-class StandingBy(StoreUnavailable):
-    """Another process does this work; it is taken over when that one is gone."""
-
-
-class PostgresStore:
-    """The store of `underway.store`, on one connection that is opened again after it was lost.
-
-    Parameters
-    ----------
-    url : str
-    site_id : str or None
-        None: the only site.
-    pid : int
-        Of this process, for ``service_status``.
-    started_at : datetime
-        For ``service_status``, aware.
-    """
-
-    def __init__(self, url: str, site_id: str | None, pid: int, started_at: datetime) -> None:
-        self._url, self._site_id, self._pid, self._started_at = url, site_id, pid, started_at
-        self._conn: psycopg.Connection[Any] | None = None
-        self._signals = SignalIds()
-        self._changed = False
-        self._budget = QuarantineBudget()
-        self._unpruned = QUARANTINE_PRUNE_EVERY
-        self._waiting_for = ""
-
-    def open(self) -> None:
-        """Connect, if not connected."""
-        if self._conn is not None and not self._conn.closed:
-            return
-        with store_errors("connect"):
-            conn = connect(self._url, application_name="underway-ingest")
-            if not alone(conn, f"{SERVICE} {self._site_id or '*'}"):
-                conn.close()
-                raise StandingBy(f"another ingest process serves site {self._site_id or '(the only one)'}: this one stands by")
-            self._conn = conn
-            self._signals = SignalIds()
-            # what happened while nobody listened is not known
-            self._changed = True
-            listen_registry(self._conn, self._hear)
-
-    def _hear(self) -> None:
-        self._changed = True
-
-    def close(self) -> None:
-        """Drop the connection."""
-        if self._conn is not None:
-            self._conn.close()
-        self._conn = None
-
-    @property
-    def _live(self) -> psycopg.Connection[Any]:
-        if self._conn is None or self._conn.closed:
-            raise StoreUnavailable("the connection to the store is closed")
-        return self._conn
-
-    def registry(self) -> tuple[Registry, Sequence[LeakSignatures]] | None:
-        """Return the address book, or None while no site is registered."""
-        with store_errors("read the registry"):
-            self._changed = False
-            try:
-                with self._live.transaction():
-                    registry = registry_store.load_registry(self._live, self._site_id)
-                    return registry, registry_store.load_leak_signatures(self._live, registry.site.site_id)
-            except OperatorError as error:
-                if str(error) != self._waiting_for:
-                    log.warning("waiting for a site: %s", error)
-                    self._waiting_for = str(error)
-                return None
-            except psycopg.errors.UndefinedTable as error:
-                raise OperatorError("the database must have the tables of underway, got one without; run 'underway db migrate'") from error
-
-    def registry_changed(self, *, ask: bool = False) -> bool:
-        """Return whether the registry was written to since it was read last; news comes with any statement, `ask` sends an empty one."""
-        if ask and not self._changed:
-            with store_errors("ask for news"):
-                take_notices(self._live)
-        return self._changed
-
-    def checkpoint(self, partition: str) -> Checkpoint | None:
-        """Return the last committed checkpoint."""
-        with store_errors("read the checkpoint"):
-            return telemetry.load_checkpoint(self._live, partition)
-
-    def replay_after(self, batch_id: int) -> Iterator[ReplayStep]:
-        """Yield what detectors saw in later batches."""
-        with store_errors("replay"):
-            yield from telemetry.replay_after(self._live, batch_id)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Writer]:
-        """Begin; commit at the end of the block, roll back when it raises."""
-        try:
-            with store_errors("store a batch"), self._live.transaction():
-                writer = _PostgresWriter(self._live, self._signals, self._budget)
-                yield writer
-                self._unpruned += writer.quarantined
-                if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
-                    quarantine.prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
-                    self._unpruned = 0
-        except BaseException:
-            self._budget.undo()
-            raise
-        self._budget.settle()
-
-    def write_status(self, facts: Mapping[str, Any]) -> None:
-        """Say how it goes."""
-        with store_errors("write the service status"):
-            write_status(self._live, SERVICE, self._pid, self._started_at, facts)
-
-
-@dataclass(slots=True)
-class _PostgresWriter:
-    conn: psycopg.Connection[Any]
-    signals: SignalIds
-    budget: QuarantineBudget
-    quarantined: int = 0
-
-    def next_batch_id(self) -> int:
-        return copy.next_batch_id(self.conn)
-
-    def pending_holds(self) -> Sequence[Hold]:
-        return telemetry.pending_holds(self.conn)
-
-    def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
-        telemetry.mark_holds(self.conn, holds, batch_id)
-
-    def append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> NDArray[np.bool_]:
-        return copy.append(self.conn, batch, batch_id, recorded_at).inserted
-
-    def save_expectations(self, expectations: ExpectationBatch) -> None:
-        copy.append_expectations(self.conn, expectations, self.signals)
-
-    def save_findings(self, findings: Sequence[Finding], batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
-        fresh = telemetry.save_findings(self.conn, findings, batch_id, recorded_at)
-        telemetry.announce_findings(self.conn, fresh)
-        return fresh
-
-    def save_quarantine(self, entries: Sequence[QuarantineEntry]) -> None:
-        now_at = max(entry.received_at for entry in entries)
-        self.quarantined += sum(quarantine.save_quarantine(self.conn, entries, self.budget, now_at).values())
-
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        telemetry.save_checkpoint(self.conn, checkpoint)
-
-
-# settings and metrics -------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +59,8 @@ class PipelineSettings:
     Attributes
     ----------
     checkpoint_s, checkpoint_batches, checkpoint_readings
-        A checkpoint is written when one of these has passed since the last: it bounds what a restart replays.
+        Every part of the detectors' state is written when one of these has passed since it was written last: it bounds what a restart replays.
+        The parts take turns, so that none of them holds the path up for long.
     tick_us : int
         Silence is judged once in this time of the clock, in microseconds.
     quiet_s : float
@@ -347,6 +73,8 @@ class PipelineSettings:
         What was set aside is acknowledged when another message went through, or when nothing came for so long.
     poison_max : int
         So many messages in a row that neither store nor detectors can take end the process: then the fault is ours.
+    times : TimeRules
+        Which observed instants are plausible.
     """
 
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -364,6 +92,7 @@ class PipelineSettings:
     backoff_s_max: float = 10.0
     aside_s: float = 5.0
     poison_max: int = 10
+    times: TimeRules = field(default_factory=TimeRules)
 
 
 class PipelineState:
@@ -375,40 +104,6 @@ class PipelineState:
     RUNNING = "running"
     STORE_AWAY = "store away"
     STOPPED = "stopped"
-
-
-@dataclass(slots=True)
-class Metrics:
-    """What was counted since the process began."""
-
-    messages: int = 0
-    readings: int = 0
-    duplicates: int = 0
-    findings: int = 0
-    batches: int = 0
-    quarantined: Counter[str] = field(default_factory=Counter)
-    batch_size: int = 0
-    commit_s: float = 0.0
-    last_commit_at: datetime | None = None
-    newest_observed_us: int | None = None
-    checkpoint_batch_id: int = 0
-    rebuilds: int = 0
-    replayed_batches: int = 0
-    retries: int = 0
-    poison: int = 0
-    rates: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=6))
-
-    def rate(self, now_s: float) -> tuple[float, float]:
-        """Return messages and readings a wall second, over the last few calls."""
-        self.rates.append((now_s, self.messages, self.readings))
-        first_s, messages, readings = self.rates[0]
-        span_s = now_s - first_s
-        if span_s <= 0:
-            return 0.0, 0.0
-        return (self.messages - messages) / span_s, (self.readings - readings) / span_s
-
-
-# the pipeline ---------------------------------------------------------------------------------------------------------------------------
 
 
 class Pipeline:
@@ -424,11 +119,18 @@ class Pipeline:
     settings : PipelineSettings
     monotonic_s, wait : callable
         Measure and spend waits, in s; passed in so that a simulation is the same every time.
+    intake : Intake, optional
+        Decodes, and remembers what dialects need.
+    stages : Stages, optional
+        Where time is counted.
 
     Notes
     -----
-    *One transaction a batch.* Holds that detectors were not told yet, readings, findings, expectations, quarantine and now and then the state of
-    the bank are written together; the source is told after the commit.
+    *One transaction a batch.* Holds that detectors were not told yet, readings, findings, expectations, quarantine, what dialects remember and now
+    and then a part of the state of the bank are written together; the source is told after the commit.
+
+    *At the same time.* While the store takes the readings of a batch, the messages of the next batch are decoded, and the bank judges the rows, when
+    it is certain that all of them are new: each newer than anything stored of its channel (`_Newest`). Otherwise it waits for the store's word.
 
     *A failed transaction.* The bank may have stepped, so it is thrown away and built again as after a start: last committed checkpoint, then
     every later stored batch, with the holds at the batches at which they were told; the findings of that replay have their old ids and are
@@ -437,6 +139,9 @@ class Pipeline:
 
     *A poison message.* When a batch fails for another reason than an absent store, it is halved until the one message stands alone; that one goes
     to quarantine. Many in a row mean that the fault is ours, and the process ends without acknowledging them.
+
+    *Late data.* Readings whose time a detector has judged already are stored with a flag, and their interval is noted in the same transaction:
+    `underway.app.rejudge` judges it again.
 
     *Silence.* Judged once a minute of the clock. While messages keep coming the newest reading is the present, not the clock: an ingest
     that is behind must not take its own delay for the devices' silence, and while history comes nobody is silent. A tick with findings writes a
@@ -452,9 +157,12 @@ class Pipeline:
         settings: PipelineSettings | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
+        intake: Intake | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.settings = settings or PipelineSettings()
         self.metrics = Metrics()
+        self.stages = stages or Stages()
         self.state = PipelineState.STARTING
         self._source = source
         self._store = store
@@ -462,24 +170,28 @@ class Pipeline:
         self._clock = clock
         self._monotonic_s = monotonic_s
         self._wait = wait
-        self._batcher: Batcher[Message] = Batcher(self.settings.limits)
-        self._todo: deque[list[Message]] = deque()
+        self._intake = intake or Intake(SparkplugHost("underway"))
+        self._remembered = False
+        self._strangers = Strangers()
+        self._batcher: Batcher[Item] = Batcher(self.settings.limits)
+        self._readings_a_message = 1.0
+        self._todo: deque[list[Item]] = deque()
         self._registry: Registry | None = None
         self._signatures: tuple[LeakSignatures, ...] = ()
         self._resolver: Resolver | None = None
+        self._newest = _Newest()
+        self._clock_changes: list[ClockRow] = []
         self._bank: Bank | None = None
+        self._parts = CheckpointTurns(self.settings, monotonic_s())
         self._batch_id = 0
         self._tick_us = 0
         self._tick_look_s = -1e9
         self._live = self._history = False
-        self._last_message_s = monotonic_s()
+        self._last_message_s = self._turn_s = monotonic_s()
         self._status_s = -1e9
         self._registry_s = -1e9
-        self._checkpoint_s = monotonic_s()
-        self._since_batches = 0
-        self._since_readings = 0
         self._poison_in_a_row = 0
-        self._aside: list[Message] = []
+        self._aside: list[Item] = []
 
     # the loop -----------------------------------------------------------------------------------------------------------------------
 
@@ -510,6 +222,7 @@ class Pipeline:
         StoreUnavailable
             The turn changed nothing that a later one does not do again.
         """
+        self._turn_s = self._monotonic_s()
         if not self._ready():
             return
         if self._todo:
@@ -517,13 +230,9 @@ class Pipeline:
             if self._todo:
                 return
         now_s = self._monotonic_s()
-        wait_s = self._batcher.wait_s(now_s, self.settings.idle_wait_s)
-        messages = self._source.poll(self._batcher.room(), wait_s)
-        now_s = self._monotonic_s()
-        if messages:
-            self._last_message_s = now_s
-            for message in messages:
-                self._batcher.add(message, len(message.payload), now_s)
+        if not self._batcher.decide(now_s).is_take:
+            self._collect(self._batcher.wait_s(now_s, self.settings.idle_wait_s))
+            now_s = self._monotonic_s()
         if self._batcher.decide(now_s).is_take:
             self._todo.append(self._batcher.take())
             self._work_off()
@@ -534,11 +243,36 @@ class Pipeline:
     def lose_store(self, error: Exception) -> None:
         """Take note that the store went away in the middle of something."""
         if self.state != PipelineState.STORE_AWAY:
-            log.warning("%s; trying again", error)
+            log.warning("%s; nothing is acknowledged, trying again", error)
         self.state = PipelineState.STORE_AWAY
+        self.metrics.store_error = str(error)
         self.metrics.retries += 1
         self._bank = None
         self._store.close()
+
+    def _collect(self, wait_s: float) -> None:
+        """Take waiting messages in, as many as fit into the batch that is being collected; wait for the first at most `wait_s`."""
+        left = self.settings.limits.readings_max - self._batcher.readings
+        count = min(self._batcher.room(), max(1, math.ceil(left / self._readings_a_message)))
+        if not self._batcher.room():
+            return
+        messages = self._source.poll(count, wait_s)
+        if not messages:
+            return
+        with self.stages.timed("decode"):
+            items = self._intake.take(messages)
+        size = readings = 0
+        counts, values = self.metrics.dialect_messages, self.metrics.dialect_readings
+        for item in items:
+            size += len(item.message.payload)
+            n = len(item.decoded.value)
+            readings += n
+            counts[item.dialect] += 1
+            values[item.dialect] += n
+        self._readings_a_message = max(1.0, 0.5 * (self._readings_a_message + readings / len(items)))
+        self.stages.readings["decode"] += readings
+        now_s = self._last_message_s = self._monotonic_s()
+        self._batcher.add(items, size, readings, now_s)
 
     def _ready(self) -> bool:
         """Connect, read the registry and build the bank, as far as that is not done; return whether messages may be taken."""
@@ -546,19 +280,23 @@ class Pipeline:
             return True
         self._store.open()
         self._registry_s = self._monotonic_s()
-        found = self._store.registry()
+        found = self._store.address_book()
         if found is None:
             self.state = PipelineState.WAITING_FOR_REGISTRY
             self._say(self._monotonic_s())
             self._wait(self.settings.idle_wait_s)
             return False
-        self._take_registry(*found)
+        self._take_address_book(found)
+        if not self._remembered:
+            self._intake.restore(self._store.memory(), to_us(self._clock.now_at()))
+            self._remembered = True
         self._build()
         return True
 
-    def _take_registry(self, registry: Registry, signatures: Sequence[LeakSignatures]) -> None:
-        self._registry, self._signatures = registry, tuple(signatures)
-        self._resolver = Resolver(registry)
+    def _take_address_book(self, book: AddressBook) -> None:
+        self._registry, self._signatures = book.registry, book.signatures
+        self._resolver = Resolver(book.registry, self.settings.times, book.clock_offset_ms)
+        self._intake.is_registered = self._resolver.knows
 
     def _build(self) -> None:
         """Build the bank from the last committed checkpoint and every stored batch after it."""
@@ -566,24 +304,40 @@ class Pipeline:
         self.state = PipelineState.REPLAYING
         self.metrics.rebuilds += 1
         bank = self._bank_factory(self._registry, self._signatures)
-        batch_id = 0
-        saved = self._store.checkpoint(self._partition)
-        if saved is not None and saved.version == bank.version:
-            bank.restore(saved.state)
-            batch_id = saved.batch_id
-        elif saved is not None:
-            log.warning("the checkpoint is of detectors '%s', these are '%s': replaying everything", saved.version, bank.version)
+        marks = self._restore(bank)
+        batch_id = min(marks.values(), default=0)
         for step in self._store.replay_after(batch_id):
+            # a part whose state holds this batch already does not see it again
+            behind = [part for part, mark in marks.items() if mark < step.batch_id]
+            parts = None if len(behind) == len(marks) else behind
             if step.holds:
-                bank.hold(step.holds)
+                bank.hold(step.holds, parts)
             if len(step.readings):
-                self._save_again(bank.step(step.readings).findings, step.batch_id)
+                self._save_again(bank.step(step.readings, parts).findings, step.batch_id)
                 self._see(step.readings)
             batch_id = step.batch_id
             self.metrics.replayed_batches += 1
             self._say(self._monotonic_s())
-        self._bank, self._batch_id = bank, batch_id
+        self._store.forget_checkpoints(self._partition, list(marks))
+        self._bank, self._batch_id = bank, max([batch_id, *marks.values()])
+        self._parts.begin(bank.parts(), self._monotonic_s())
         self.state = PipelineState.RUNNING
+        self.metrics.store_error = ""
+
+    def _restore(self, bank: Bank) -> dict[str, int]:
+        """Give the bank the parts of the checkpoint; return the last batch that each part holds.
+
+        A part that nothing was stored of holds lanes that are new: they begin where the others are, and from the first batch when there are none.
+        """
+        stored: dict[str, int] = {}
+        for saved in self._store.checkpoints(self._partition):
+            if saved.version != bank.version:
+                log.warning("a checkpoint is of detectors '%s', these are '%s': replaying everything", saved.version, bank.version)
+                continue
+            bank.restore_part(saved.part, saved.state)
+            stored[saved.part] = saved.batch_id
+        newest = max(stored.values(), default=0)
+        return {part: stored.get(part, newest) for part in bank.parts()}
 
     def _save_again(self, findings: Sequence[Finding], batch_id: int) -> None:
         """Store findings of a replay: those of the same detectors are all there; what a changed registry or version makes of old readings is not."""
@@ -607,95 +361,161 @@ class Pipeline:
         while self._todo:
             if not self._ready():
                 return
-            messages = self._todo[0]
+            items = self._todo[0]
             try:
-                self._commit(messages)
+                self._commit(items)
             except StoreUnavailable:
                 raise
             except Exception as error:
                 self._bank = None
-                if len(messages) > 1:
-                    log.warning("a batch of %d messages cannot be taken, halving it: %s: %s", len(messages), type(error).__name__, error)
-                    half = len(messages) // 2
+                if len(items) > 1:
+                    log.warning("a batch of %d messages cannot be taken, halving it: %s: %s", len(items), type(error).__name__, error)
+                    half = len(items) // 2
                     self._todo.popleft()
-                    self._todo.appendleft(messages[half:])
-                    self._todo.appendleft(messages[:half])
+                    self._todo.appendleft(items[half:])
+                    self._todo.appendleft(items[:half])
                     continue
-                self._set_aside(messages[0], error)
-                self._aside.append(messages[0])
+                self._set_aside(items[0], error)
+                self._aside.append(items[0])
                 self._todo.popleft()
                 continue
             # what was set aside is acknowledged only now that another message went through: when nothing does, the fault is not theirs
-            self._source.acknowledge([*self._aside, *messages])
+            with self.stages.timed("ack"):
+                self._source.acknowledge([item.message for item in (*self._aside, *items)])
             self._aside.clear()
             self._poison_in_a_row = 0
             self._todo.popleft()
 
-    def _commit(self, messages: list[Message]) -> None:
-        """Decode, resolve, and write everything of these messages in one transaction."""
+    def _commit(self, items: list[Item]) -> None:
+        """Resolve, and write everything of these messages in one transaction."""
         began_s = self._monotonic_s()
-        dialects: list[str] = []
-        decoded: list[tuple[Decoded, int]] = []
-        for message in messages:
-            dialect, found = decode(message.topic, message.payload)
-            dialects.append(dialect)
-            decoded.append((found, message.received_us))
-        resolved = self._resolve(decoded)
-        bank = self._bank
+        stages, bank = self.stages, self._bank
         assert bank is not None
-        entries = _quarantine(messages, dialects, resolved.faults)
+        with stages.timed("resolve"):
+            resolved = self._resolve(items)
+            batch = _in_order(resolved.batch)
+            late = bank.late_lanes(batch.in_event_time())
+            batch = _flagged(batch, late)
+            event = batch.in_event_time()
+            entries = _quarantine(items, resolved.faults)
+        stages.readings["resolve"] += len(batch)
+        facts = self._facts_of(items, resolved)
         recorded_at = self._clock.now_at()
-        with self._store.transaction() as tx:
+        committing = self.stages.timed("commit")
+        with committing, self._store.transaction() as tx:
             batch_id = tx.next_batch_id()
             holds = tx.pending_holds()
             if holds:
                 tx.mark_holds(holds, batch_id)
                 bank.hold(holds)
-            new = resolved.batch
-            if len(new):
-                new = new.take(tx.append(new, batch_id, recorded_at)).in_event_order()
+            new = np.ones(len(batch), np.bool_)
             findings: Sequence[Finding] = ()
-            if len(new):
-                output = bank.step(new)
-                findings = self._save_output(tx, output, batch_id, recorded_at)
+            if len(batch):
+                new, findings = self._append_and_judge(tx, bank, batch, event, batch_id, recorded_at)
+            facts.late = _late_windows(event, late, new)
             if entries:
-                tx.save_quarantine(entries)
-            checkpoint = self._checkpoint_due(len(new))
-            if checkpoint:
-                self._save_checkpoint(tx, bank, batch_id, recorded_at)
+                tx.save_quarantine(entries, recorded_at)
+            if facts:
+                tx.save_facts(facts, recorded_at)
+            part = self._parts.due(self._monotonic_s(), int(new.sum()))
+            if part is not None:
+                self._save_part(tx, bank, part, batch_id, recorded_at)
         self._batch_id = batch_id
-        if checkpoint:
-            self._checkpoint_done(batch_id)
-        else:
-            self._since_batches += 1
-            self._since_readings += len(new)
-        self._see(resolved.batch)
+        if part is not None:
+            self._part_done(part, batch_id)
+        self._clock_changes = []
+        self._learn_clocks(resolved)
+        self._newest.take(batch)
+        self._see(event)
+        self._count(items, resolved, new, late, findings, entries)
         metrics = self.metrics
-        metrics.batches += 1
-        metrics.messages += len(messages)
-        metrics.readings += len(new)
-        metrics.duplicates += len(resolved.batch) - len(new)
-        metrics.findings += len(findings)
-        metrics.batch_size = len(messages)
         metrics.commit_s = self._monotonic_s() - began_s
+        metrics.commit_times.add(metrics.commit_s)
         metrics.last_commit_at = recorded_at
-        metrics.quarantined.update(entry.fault.reason.value for entry in entries)
 
-    def _resolve(self, decoded: list[tuple[Decoded, int]]) -> Resolved:
+    def _append_and_judge(
+        self, tx: Writer, bank: Bank, batch: ReadingBatch, event: ReadingBatch, batch_id: int, recorded_at: datetime
+    ) -> tuple[NDArray[np.bool_], Sequence[Finding]]:
+        """Let the store take the readings and the bank judge the new ones, at once where that is safe; return which were new, and findings."""
+        stages = self.stages
+        certain = self._newest.is_before(batch)
+        output: StepOutput | None = None
+        appended = tx.begin_append(batch, batch_id, recorded_at)
+        try:
+            if certain:
+                with stages.timed("detect", len(event)):
+                    output = bank.step(event)
+            self._collect(0.0)
+        finally:
+            new = appended()
+        if output is None:
+            with stages.timed("detect", len(event)):
+                output = bank.step(event if new.all() else event.take(new))
+        elif not new.all():
+            self._newest.forget()
+            raise StoreUnavailable("a reading that had to be new was in the store: the detectors are built again")
+        with stages.timed("store", len(event)):
+            return new, self._save_output(tx, output, batch_id, recorded_at)
+
+    def _resolve(self, items: list[Item]) -> Resolved:
         """Resolve; when an unknown device speaks, look first whether it was registered meanwhile."""
         assert self._resolver is not None
-        resolved = self._resolver.resolve(decoded)
-        if resolved.unknown_devices:
+        resolved = self._resolver.resolve(items)
+        if resolved.strangers:
             now_s = self._monotonic_s()
             known_to_change = self._store.registry_changed(ask=True)
             if (known_to_change or now_s - self._registry_s >= self.settings.unknown_look_s) and self._look_at_registry(now_s):
-                resolved = self._resolver.resolve(decoded)
+                resolved = self._resolver.resolve(items)
         return resolved
+
+    def _facts_of(self, items: list[Item], resolved: Resolved) -> BatchFacts:
+        """Return what is to be stored with the readings of these messages."""
+        facts = BatchFacts(clocks=list(self._clock_changes))
+        speaking = resolved.strangers
+        for item in items:
+            if item.memory:
+                facts.memory.extend(item.memory)
+            if item.presence:
+                facts.presence.extend(item.presence)
+            decoded = item.decoded
+            if decoded.announcement is not None or (speaking and (item.dialect, decoded.device) in speaking):
+                note = self._strangers.note(item, self._intake.is_registered, self._partition)
+                if note is not None:
+                    facts.pending.append(note)
+        return facts
+
+    def _learn_clocks(self, resolved: Resolved) -> None:
+        """Take in what the committed messages say of their devices' clocks; what changed is stored with the next batch."""
+        assert self._resolver is not None
+        for device_id, offset_ms, since_us in self._resolver.learn(resolved):
+            log.warning("the clock of device '%s' is %.0f s ahead", device_id, offset_ms / 1000)
+            self._clock_changes.append(ClockRow(device_id, offset_ms, since_us))
 
     def _save_output(self, tx: Writer, output: StepOutput, batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
         if len(output.expectations):
             tx.save_expectations(output.expectations)
         return tx.save_findings(output.findings, batch_id, recorded_at) if output.findings else ()
+
+    def _count(
+        self,
+        items: list[Item],
+        resolved: Resolved,
+        new: NDArray[np.bool_],
+        late: Sequence[tuple[str, NDArray[np.int64]]],
+        findings: Sequence[Finding],
+        entries: Sequence[QuarantineEntry],
+    ) -> None:
+        metrics, stored = self.metrics, int(new.sum())
+        metrics.batches += 1
+        metrics.messages += len(items)
+        metrics.readings += stored
+        metrics.duplicates += len(resolved.batch) - stored
+        metrics.late += int(_late_mask(len(new), late)[new].sum()) if late else 0
+        metrics.findings += len(findings)
+        metrics.batch_size = len(items)
+        metrics.batch_readings = stored
+        metrics.batch_sizes.add(float(len(items)))
+        metrics.quarantined.update(entry.fault.reason.value for entry in entries)
 
     def _let_go(self) -> None:
         """Acknowledge what was set aside though nothing came after it: a broker may send nothing more before it is told.
@@ -709,20 +529,24 @@ class Pipeline:
             raise InternalError(
                 f"{self._poison_in_a_row} messages in a row cannot be taken and no other one comes; none of them was acknowledged"
             )
-        self._source.acknowledge(self._aside)
+        self._source.acknowledge([item.message for item in self._aside])
         self._aside.clear()
 
-    def _set_aside(self, message: Message, error: Exception) -> None:
+    def _set_aside(self, item: Item, error: Exception) -> None:
         """Quarantine one message that neither store nor detectors can take."""
         self._poison_in_a_row += 1
+        message = item.message
         if self._poison_in_a_row > self.settings.poison_max:
             raise InternalError(
                 f"{self._poison_in_a_row} messages in a row cannot be taken, the last from topic {message.topic!r}: {type(error).__name__}: {error}"
             ) from error
         log.error("message on %r cannot be taken and goes to quarantine", message.topic, exc_info=error)
         fault = Fault(FaultReason.INTERNAL, f"we could not take this message: {type(error).__name__}: {error}")
+        now_at = self._clock.now_at()
         with self._store.transaction() as tx:
-            tx.save_quarantine([QuarantineEntry(from_us(message.received_us), "", message.topic, message.payload, fault)])
+            tx.save_quarantine([_entry(item, fault)], now_at)
+            if item.memory or item.presence:
+                tx.save_facts(BatchFacts(memory=list(item.memory), presence=list(item.presence)), now_at)
         self.metrics.poison += 1
         self.metrics.messages += 1
         self.metrics.quarantined[fault.reason.value] += 1
@@ -739,32 +563,31 @@ class Pipeline:
 
     # checkpoints --------------------------------------------------------------------------------------------------------------------
 
-    def _checkpoint_due(self, readings: int) -> bool:
-        settings = self.settings
-        return (
-            self._since_batches + 1 >= settings.checkpoint_batches
-            or self._since_readings + readings >= settings.checkpoint_readings
-            or self._monotonic_s() - self._checkpoint_s >= settings.checkpoint_s
-        )
+    def _save_part(self, tx: Writer, bank: Bank, part: str, batch_id: int, at: datetime) -> None:
+        with self.stages.timed("checkpoint"):
+            tx.save_checkpoint(Checkpoint(self._partition, batch_id, at, bank.version, bank.part_state(part), part))
 
-    def _save_checkpoint(self, tx: Writer, bank: Bank, batch_id: int, at: datetime) -> None:
-        tx.save_checkpoint(Checkpoint(self._partition, batch_id, at, bank.version, bank.state()))
-
-    def _checkpoint_done(self, batch_id: int) -> None:
-        self._checkpoint_s = self._monotonic_s()
-        self._since_batches = self._since_readings = 0
+    def _part_done(self, part: str, batch_id: int) -> None:
+        self._parts.done(part, self._monotonic_s())
+        self.metrics.checkpoints += 1
         self.metrics.checkpoint_batch_id = batch_id
+
+    def _save_parts(self, bank: Bank, parts: Collection[str]) -> None:
+        """Write some parts at once, in a transaction of their own."""
+        now_at = self._clock.now_at()
+        with self._store.transaction() as tx:
+            for part in parts:
+                self._save_part(tx, bank, part, self._batch_id, now_at)
+        for part in parts:
+            self._part_done(part, self._batch_id)
 
     def _finish(self) -> None:
         """Write a last checkpoint and status, when the store is there."""
         self.state = PipelineState.STOPPED
         try:
-            if self._bank is not None and self._since_batches:
-                now_at = self._clock.now_at()
-                with self._store.transaction() as tx:
-                    self._save_checkpoint(tx, self._bank, self._batch_id, now_at)
-                self._checkpoint_done(self._batch_id)
             if self._bank is not None:
+                for part in self._parts.unsaved():
+                    self._save_parts(self._bank, [part])
                 self._store.write_status(self.facts())
         except StoreUnavailable as error:
             log.warning("no last checkpoint: %s", error)
@@ -781,55 +604,64 @@ class Pipeline:
     def _look_at_registry(self, now_s: float) -> bool:
         """Read the registry again; return whether it had changed."""
         self._registry_s = now_s
-        found = self._store.registry()
+        found = self._store.address_book()
         if found is None:
             return False
-        registry, signatures = found
-        if registry == self._registry and _same_signatures(signatures, self._signatures):
+        if found.registry == self._registry and _same_signatures(found.signatures, self._signatures):
             return False
-        log.info("the registry changed: %d devices, %d channels", len(registry.devices), len(registry.channels))
-        self._take_registry(registry, signatures)
+        log.info("the registry changed: %d devices, %d channels", len(found.registry.devices), len(found.registry.channels))
+        self._take_address_book(found)
         self._build()
         return True
 
     def _tick(self, now_s: float) -> None:
-        """Judge silence, once in a while and never while behind."""
+        """Judge silence and let the dialects speak, once in a while; silence never while behind."""
         if now_s - self._tick_look_s < TICK_LOOK_S:
             return
         self._tick_look_s = now_s
-        bank, newest_us = self._bank, self.metrics.newest_observed_us
-        if bank is None or newest_us is None or not self._live or self._todo:
-            return
         clock_us = to_us(self._clock.now_at())
-        source = self._source.facts()
-        caught_up = source.get("queued", 0) == 0 and source.get("subscribed", True) and not len(self._batcher)
-        quiet_s = self.settings.history_quiet_s if self._history else self.settings.quiet_s
-        if caught_up and now_s - self._last_message_s >= quiet_s:
-            present_us = clock_us
-        elif self._history:
+        said = self._intake.due(clock_us)
+        if said:
+            self._source.publish(said)
+        present_us = self._present_us(now_s, clock_us)
+        if present_us is None or present_us - self._tick_us < self.settings.tick_us:
             return
-        else:
-            # behind, or busy: what came last is the present; when that is long ago, nobody is silent now
-            present_us = min(newest_us, clock_us)
-            if clock_us - present_us > HOUR_US:
-                return
-        if present_us - self._tick_us < self.settings.tick_us:
-            return
+        bank = self._bank
+        assert bank is not None
         try:
             output = bank.tick(present_us)
             if output.findings or len(output.expectations):
                 now_at = from_us(clock_us)
+                parts = bank.tick_parts()
                 with self._store.transaction() as tx:
                     batch_id = tx.next_batch_id()
                     new = self._save_output(tx, output, batch_id, now_at)
-                    self._save_checkpoint(tx, bank, batch_id, now_at)
+                    for part in parts:
+                        self._save_part(tx, bank, part, batch_id, now_at)
                 self._batch_id = batch_id
-                self._checkpoint_done(batch_id)
+                for part in parts:
+                    self._part_done(part, batch_id)
                 self.metrics.findings += len(new)
         except BaseException:
             self._bank = None
             raise
         self._tick_us = present_us
+
+    def _present_us(self, now_s: float, clock_us: int) -> int | None:
+        """Return the instant up to which silence may be judged now, or None."""
+        newest_us = self.metrics.newest_observed_us
+        if self._bank is None or newest_us is None or not self._live or self._todo:
+            return None
+        source = self._source.facts()
+        caught_up = source.get("queued", 0) == 0 and source.get("subscribed", True) and not len(self._batcher)
+        quiet_s = self.settings.history_quiet_s if self._history else self.settings.quiet_s
+        if caught_up and now_s - self._last_message_s >= quiet_s:
+            return clock_us
+        if self._history:
+            return None
+        # behind, or busy: what came last is the present; when that is long ago, nobody is silent now
+        present_us = min(newest_us, clock_us)
+        return None if clock_us - present_us > HOUR_US else present_us
 
     def _say(self, now_s: float) -> None:
         if now_s - self._status_s >= self.settings.status_s:
@@ -837,13 +669,15 @@ class Pipeline:
             self._store.write_status(self.facts())
 
     def facts(self) -> dict[str, Any]:
-        """Return what people want to see: plain values, flat but for ``quarantine`` (count by reason) and ``source``."""
+        """Return what people want to see: plain values, by name, reason, dialect or stage."""
         metrics = self.metrics
         source = self._source.facts()
         messages_per_s, readings_per_s = metrics.rate(self._monotonic_s())
         newest_us = metrics.newest_observed_us
+        offsets = np.empty(0, np.int32) if self._resolver is None else self._resolver.clocks.offsets
         return {
             "state": self.state,
+            "store_error": metrics.store_error,
             "readings_per_s": round(readings_per_s, 1),
             "messages_per_s": round(messages_per_s, 1),
             "lag_s": None if newest_us is None else round((to_us(self._clock.now_at()) - newest_us) / SECOND_US, 3),
@@ -851,16 +685,20 @@ class Pipeline:
             "messages": metrics.messages,
             "readings": metrics.readings,
             "duplicates": metrics.duplicates,
+            "late": metrics.late,
             "quarantined": sum(metrics.quarantined.values()),
             "findings": metrics.findings,
             "batches": metrics.batches,
             "batch_size": metrics.batch_size,
+            "batch_readings": metrics.batch_readings,
             "commit_ms": round(metrics.commit_s * 1000, 2),
             "last_commit_at": None if metrics.last_commit_at is None else metrics.last_commit_at.isoformat(),
             "batch_id": self._batch_id,
             "checkpoint_batch_id": metrics.checkpoint_batch_id,
+            "checkpoints": metrics.checkpoints,
             "unacked": source.get("unacked", 0),
             "queued": source.get("queued", 0),
+            "full_ratio": source.get("full_ratio", 0.0),
             "broker": source.get("state", ""),
             "protocol": source.get("protocol", ""),
             "subscribed": source.get("subscribed", False),
@@ -870,13 +708,155 @@ class Pipeline:
             "poison": metrics.poison,
             "site": "" if self._registry is None else self._registry.site.site_id,
             "devices": 0 if self._registry is None else len(self._registry.devices),
+            "channels": 0 if self._registry is None else len(self._registry.channels),
+            "clocks": {"devices": int((offsets != 0).sum()), "offset_s_max": float(offsets.max(initial=0)) / 1000},
             "quarantine": dict(metrics.quarantined),
+            "dialects": {
+                name: {"messages": count, "readings": metrics.dialect_readings[name]} for name, count in metrics.dialect_messages.items()
+            },
+            "commit_times": metrics.commit_times.facts(),
+            "batch_sizes": metrics.batch_sizes.facts(),
+            "stages": self.stages.facts(),
             "source": source,
-        }
+            "bank": {} if self._bank is None else self._bank.facts(),
+            "turn_age_s": round(self._monotonic_s() - self._turn_s, 3),
+        } | self._intake.facts()
 
 
-def _quarantine(messages: Sequence[Message], dialects: Sequence[str], faults: Sequence[tuple[int, Fault]]) -> list[QuarantineEntry]:
+class CheckpointTurns:
+    """Whose turn it is to be written: one part at a time, so that all of them are written within the interval.
+
+    Parameters
+    ----------
+    settings : PipelineSettings
+    now_s : float
+        Monotonic.
+    """
+
+    def __init__(self, settings: PipelineSettings, now_s: float) -> None:
+        self._settings = settings
+        self._waiting: deque[str] = deque()
+        self._dirty: set[str] = set()
+        self._last_s = now_s
+        self._batches = self._readings = 0
+
+    def begin(self, parts: Sequence[str], now_s: float) -> None:
+        """Take the parts of a bank that was built just now: nothing of it is unsaved but what a replay brought."""
+        self._waiting, self._dirty = deque(parts), set(parts)
+        self._last_s, self._batches, self._readings = now_s, 0, 0
+
+    def due(self, now_s: float, readings: int) -> str | None:
+        """Note a batch; return the part that is to be written with it, if one is."""
+        self._batches += 1
+        self._readings += readings
+        self._dirty.update(self._waiting)
+        if not self._waiting:
+            return None
+        share, settings = 1.0 / len(self._waiting), self._settings
+        if (
+            self._batches >= settings.checkpoint_batches * share
+            or self._readings >= settings.checkpoint_readings * share
+            or now_s - self._last_s >= settings.checkpoint_s * share
+        ):
+            return self._waiting[0]
+        return None
+
+    def done(self, part: str, now_s: float) -> None:
+        """Note that a part is written: it is the last in the row now."""
+        self._dirty.discard(part)
+        self._waiting.remove(part)
+        self._waiting.append(part)
+        self._last_s, self._batches, self._readings = now_s, 0, 0
+
+    def unsaved(self) -> list[str]:
+        """Return the parts that changed since they were written."""
+        return sorted(self._dirty)
+
+
+class _Newest:
+    """The newest stored key of each channel, as far as this process knows: what is newer is certain to be new.
+
+    Cost one numpy pass a batch. State 8 bytes a channel. A channel that was not heard since the start is never certain.
+    """
+
+    def __init__(self) -> None:
+        self._observed_us = np.empty(0, np.int64)
+
+    def is_before(self, batch: ReadingBatch) -> bool:
+        """Return whether every row is newer than everything stored of its channel; rows with one key do not come twice."""
+        known = self._observed_us
+        return len(known) > int(batch.channel_id.max(initial=0)) and bool((batch.observed_us > known[batch.channel_id]).all())
+
+    def take(self, batch: ReadingBatch) -> None:
+        """Note what was stored."""
+        if not len(batch):
+            return
+        size = int(batch.channel_id.max()) + 1
+        if size > len(self._observed_us):
+            more = np.full(max(size, 2 * len(self._observed_us)), _UNKNOWN, np.int64)
+            more[: len(self._observed_us)] = self._observed_us
+            self._observed_us = more
+        known = self._observed_us[batch.channel_id]
+        self._observed_us[batch.channel_id[known == _UNKNOWN]] = _FIRST
+        np.maximum.at(self._observed_us, batch.channel_id, batch.observed_us)
+
+    def forget(self) -> None:
+        """Be certain of nothing."""
+        self._observed_us = np.empty(0, np.int64)
+
+
+_UNKNOWN, _FIRST = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+
+
+def _in_order(batch: ReadingBatch) -> ReadingBatch:
+    """Return the rows in event order, of several with one key the first that came."""
+    if len(batch) < 2:
+        return batch
+    first = first_occurrence(batch.observed_us, batch.channel_id)
+    if not first.all():
+        batch = batch.take(first)
+    event_us = batch.in_event_time().observed_us
+    return batch.take(np.lexsort((batch.channel_id, event_us)))
+
+
+def _late_mask(n: int, late: Sequence[tuple[str, NDArray[np.int64]]]) -> NDArray[np.bool_]:
+    mask = np.zeros(n, np.bool_)
+    for _, rows in late:
+        mask[rows] = True
+    return mask
+
+
+def _flagged(batch: ReadingBatch, late: Sequence[tuple[str, NDArray[np.int64]]]) -> ReadingBatch:
+    """Return the batch with the late rows flagged."""
+    if not late:
+        return batch
+    flags = batch.flags | np.where(_late_mask(len(batch), late), np.uint8(ReadingFlag.LATE), np.uint8(0))
+    return dataclasses.replace(batch, flags=flags)
+
+
+def _late_windows(event: ReadingBatch, late: Sequence[tuple[str, NDArray[np.int64]]], new: NDArray[np.bool_]) -> list[LateWindow]:
+    """Return the intervals to be judged again: of each lane the span of its late rows that were not there before."""
+    windows: list[LateWindow] = []
+    for lane, rows in late:
+        fresh = rows[new[rows]]
+        if len(fresh):
+            at_us = event.observed_us[fresh]
+            channels = tuple(np.unique(event.channel_id[fresh]).tolist())
+            windows.append(LateWindow(lane, int(at_us.min()), int(at_us.max()) + 1, len(fresh), channels))
+    return windows
+
+
+def _entry(item: Item, fault: Fault) -> QuarantineEntry:
+    message = item.message
+    return QuarantineEntry(
+        from_us(message.received_us), item.dialect, message.topic, message.payload, fault, message.size or len(message.payload)
+    )
+
+
+def _quarantine(items: Sequence[Item], faults: Sequence[tuple[int, Fault]]) -> list[QuarantineEntry]:
     """Return one entry a message and reason: the first fault, with the number of further ones of that reason."""
+    if not faults:
+        return []
     grouped: dict[tuple[int, FaultReason], list[Fault]] = {}
     for index, fault in faults:
         grouped.setdefault((index, fault.reason), []).append(fault)
@@ -885,8 +865,7 @@ def _quarantine(messages: Sequence[Message], dialects: Sequence[str], faults: Se
         fault = found[0]
         if len(found) > 1:
             fault = dataclasses.replace(fault, message=f"{fault.message}; and {len(found) - 1} more of this kind")
-        message = messages[index]
-        entries.append(QuarantineEntry(from_us(message.received_us), dialects[index], message.topic, message.payload, fault))
+        entries.append(_entry(items[index], fault))
     return entries
 
 

@@ -83,21 +83,27 @@ def _stop_without_parent(stop: threading.Event, parent: int) -> None:
 
 
 def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    from ingest.instants import TimeRules
     from underway.app import ingest_service
 
-    ingest_service.run(
-        settings.mqtt_url,
-        settings.database_url,
-        clock,
-        stop,
-        settings.site_id or None,
+    options = ingest_service.IngestOptions(
         client_id=settings.mqtt_client_id,
         ca_file=settings.mqtt_ca_file,
+        dialects=tuple(name.strip() for name in settings.dialects.split(",") if name.strip()),
         batch_count=settings.batch_count,
+        batch_readings=settings.batch_readings,
         batch_age_s=settings.batch_age_s,
         queue_count=settings.queue_count,
+        queue_bytes=settings.queue_mb * 2**20,
         checkpoint_s=settings.checkpoint_s,
+        host_id=settings.sparkplug_host_id,
+        reorder_s=settings.sparkplug_reorder_s,
+        times=TimeRules(settings.future_s_max, settings.late_days_max),
+        rejudge_settle_s=settings.late_settle_s,
+        metrics_host=settings.metrics_host,
+        metrics_port=settings.metrics_port,
     )
+    ingest_service.run(settings.mqtt_url, settings.database_url, clock, stop, settings.site_id or None, options)
 
 
 def _run_workorders(settings: Settings, clock: Clock, stop: threading.Event) -> None:

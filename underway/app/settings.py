@@ -16,7 +16,15 @@ from underway.model import SettingsError
 
 PREFIX = "UNDERWAY_"
 CONFIG_VARIABLE = "UNDERWAY_CONFIG"
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "UNDERWAY_TEST_DATABASE_URLS", "UNDERWAY_NEW_PASSWORD", "UNDERWAY_GRAFANA_DATABASE_URL"})
+NOT_SETTINGS = frozenset(
+    {
+        CONFIG_VARIABLE,
+        "UNDERWAY_TEST_DATABASE_URLS",
+        "UNDERWAY_BENCH_DATABASE_URL",
+        "UNDERWAY_NEW_PASSWORD",
+        "UNDERWAY_GRAFANA_DATABASE_URL",
+    }
+)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 WEAK_SECRETS = ("change", "default", "example", "secret", "password", "underway")
 SECRET_LENGTH_MIN = 32
@@ -37,10 +45,18 @@ class Settings(BaseModel):
     base_url: str = Field(default="", description="how people reach the web server; empty: http://<host>:<port>")
     mqtt_client_id: str = Field(default="underway-ingest", min_length=1, max_length=64, description="name of the persistent session")
     mqtt_ca_file: str = Field(default="", description="certificate authority for mqtts://; empty: the system's")
+    dialects: str = Field(default="", description="dialects that are listened to, by name with commas; empty: all")
     batch_count: int = Field(default=5_000, ge=1, le=200_000, description="most messages a transaction holds")
-    batch_age_s: float = Field(default=0.25, ge=0.005, le=60, description="longest wait before a batch is committed")
+    batch_readings: int = Field(default=20_000, ge=100, le=500_000, description="about the most readings a transaction holds")
+    batch_age_s: float = Field(default=0.05, ge=0.005, le=60, description="longest wait before a batch is committed")
     queue_count: int = Field(default=20_000, ge=100, le=1_000_000, description="most messages held unacknowledged")
-    checkpoint_s: float = Field(default=30.0, ge=1, le=3600, description="time between two checkpoints of detector state")
+    queue_mb: int = Field(default=64, ge=1, le=4096, description="most payload held unacknowledged, MiB")
+    checkpoint_s: float = Field(default=30.0, ge=1, le=3600, description="time between two checkpoints of the same detector state")
+    future_s_max: float = Field(default=120.0, ge=0, le=86_400, description="furthest that a reading may be ahead of its reception")
+    late_days_max: float = Field(default=30.0, gt=0, le=3650, description="oldest late data that is stored, days")
+    late_settle_s: float = Field(default=60.0, ge=0, le=86_400, description="how long late data waits for more before it is judged again")
+    sparkplug_host_id: str = Field(default="underway", pattern=r"^[^+#/\s]{1,64}$", description="id of the Sparkplug host application")
+    sparkplug_reorder_s: float = Field(default=5.0, ge=0.1, le=600, description="how long a missing Sparkplug message is waited for")
     quarantine_at_once: int = Field(default=60, ge=1, le=100_000, description="most new rows of quarantine at once, of one device")
     quarantine_per_hour: int = Field(default=600, ge=1, le=1_000_000, description="most new rows of quarantine in an hour, of one device")
     metrics_host: str = Field(

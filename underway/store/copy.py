@@ -20,7 +20,7 @@ ROWS_MAX = 1_000_000
 """Most rows of one call: 90 MB on the wire."""
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 4_102_444_800_000_000  # 1900 to 2100
 
-_READING_COLUMNS = "channel_id, observed_at, received_at, recorded_at, value, quality, reason, flags, batch_id"
+_READING_COLUMNS = "channel_id, observed_at, received_at, recorded_at, value, quality, reason, flags, batch_id, clock_offset_ms"
 _COPY_READING = f"COPY reading ({_READING_COLUMNS}) FROM STDIN (FORMAT binary)"
 _STAGE_READING = "CREATE TEMP TABLE IF NOT EXISTS reading_stage (ordinal integer, LIKE reading) ON COMMIT DELETE ROWS"
 _COPY_STAGED_READING = f"COPY pg_temp.reading_stage (ordinal, {_READING_COLUMNS}) FROM STDIN (FORMAT binary)"
@@ -122,6 +122,7 @@ def append(conn: Connection[Any], batch: ReadingBatch, batch_id: int, recorded_a
         (Kind.INT2, rows.reason),
         (Kind.INT2, rows.flags),
         (Kind.INT8, np.array([batch_id])),
+        (Kind.INT4, rows.clock_offset_ms),
     ]
     with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         try:

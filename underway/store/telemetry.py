@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -160,6 +160,27 @@ def save_findings(conn: Connection[Any], findings: Sequence[Finding], batch_id: 
     return tuple(fresh)
 
 
+def raised_between(conn: Connection[Any], asset_ids: Collection[str], begin_us: int, end_us: int) -> list[tuple[str, str, int]]:
+    """Return (asset, kind, event time) of the conditions of some assets that were raised in an interval."""
+    if not asset_ids:
+        return []
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT asset_id, kind, detected_at FROM finding WHERE asset_id = ANY(%s) AND detected_at >= %s AND detected_at < %s"
+            " AND phase = 'raise'",
+            (list(asset_ids), from_us(begin_us), from_us(end_us)),
+        ).fetchall()
+    return [(asset_id, kind, to_us(at)) for asset_id, kind, at in rows]
+
+
+def last_batch_id(conn: Connection[Any]) -> int:
+    """Return the last batch id that was given out, 0 before the first."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        # not max(batch_id): the index on it knows ranges only, so that would read the whole table
+        found = cursor.execute("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM batch_seq").fetchone()
+    return 0 if found is None else int(found[0])
+
+
 def announce_findings(conn: Connection[Any], findings: Sequence[Finding]) -> None:
     """Tell listeners of `FINDING_CHANNEL` that there are new findings; inside a transaction they hear it at its commit."""
     if findings:
@@ -203,17 +224,18 @@ def _finding(row: tuple[Any, ...]) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State of the detectors of one partition after every batch up to ``batch_id``."""
+    """State of one part of the detectors of a partition after every batch up to ``batch_id``."""
 
     partition: str
     batch_id: int
     saved_at: datetime
     version: str
     state: bytes
+    part: str = ""
 
 
 def save_checkpoint(conn: Connection[Any], checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint of a partition.
+    """Replace the checkpoint of a part of a partition.
 
     Raises
     ------
@@ -225,19 +247,30 @@ def save_checkpoint(conn: Connection[Any], checkpoint: Checkpoint) -> None:
             f"the detector state of '{checkpoint.partition}' must have at most {STATE_BYTES_MAX} bytes, got {len(checkpoint.state)}"
         )
     conn.execute(
-        "INSERT INTO checkpoint (partition, batch_id, saved_at, version, state) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (partition) DO UPDATE"
+        "INSERT INTO checkpoint (partition, part, batch_id, saved_at, version, state) VALUES (%s, %s, %s, %s, %s, %b)"
+        " ON CONFLICT (partition, part) DO UPDATE"
         " SET batch_id = excluded.batch_id, saved_at = excluded.saved_at, version = excluded.version, state = excluded.state",
-        (checkpoint.partition, checkpoint.batch_id, checkpoint.saved_at, checkpoint.version, checkpoint.state),
+        (checkpoint.partition, checkpoint.part, checkpoint.batch_id, checkpoint.saved_at, checkpoint.version, checkpoint.state),
     )
 
 
-def load_checkpoint(conn: Connection[Any], partition: str) -> Checkpoint | None:
-    """Return the checkpoint of a partition, or None."""
+def load_checkpoints(conn: Connection[Any], partition: str) -> Iterator[Checkpoint]:
+    """Yield the parts of the checkpoint of a partition, one at a time: all of them together may be large."""
     with conn.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(
-            "SELECT partition, batch_id, saved_at, version, state FROM checkpoint WHERE partition = %s", (partition,), binary=True
-        ).fetchone()
-    return None if row is None else Checkpoint(*row)
+        parts = [row[0] for row in cursor.execute("SELECT part FROM checkpoint WHERE partition = %s ORDER BY part", (partition,))]
+        for part in parts:
+            row = cursor.execute(
+                "SELECT partition, batch_id, saved_at, version, state, part FROM checkpoint WHERE partition = %s AND part = %s",
+                (partition, part),
+                binary=True,
+            ).fetchone()
+            if row is not None:
+                yield Checkpoint(*row)
+
+
+def forget_checkpoints(conn: Connection[Any], partition: str, keep: Sequence[str]) -> int:
+    """Delete the parts of a partition that are not in `keep`: they were cut differently before; return how many."""
+    return conn.execute("DELETE FROM checkpoint WHERE partition = %s AND part <> ALL(%s)", (partition, list(keep))).rowcount
 
 
 # replay ---------------------------------------------------------------------------------------------------------------------------------
@@ -251,17 +284,19 @@ _REPLAY_COLUMNS = {
     "quality": Kind.INT2,
     "reason": Kind.INT2,
     "flags": Kind.INT2,
+    "clock_offset_ms": Kind.INT4,
 }
 _COPY_OUT = (
-    b"COPY (SELECT batch_id, channel_id, observed_at, received_at, value, quality, reason, flags FROM reading"
+    b"COPY (SELECT batch_id, channel_id, observed_at, received_at, value, quality, reason, flags, clock_offset_ms FROM reading"
     b" WHERE batch_id > %s AND batch_id <= %s ORDER BY batch_id, observed_at, channel_id) TO STDOUT (FORMAT binary)"
 )
 
 
 def readings_after(conn: Connection[Any], batch_id: int, *, rows: int = REPLAY_ROWS) -> Iterator[tuple[int, ReadingBatch]]:
-    """Yield the stored readings of every later batch, in the order in which batches were stored.
+    """Yield the stored readings of every later batch, in the order in which batches were stored, as detectors saw them.
 
-    Inside a batch the order is that of `ReadingBatch.in_event_order`: (observed time, channel). A batch without new readings yields nothing.
+    Inside a batch the order is that of `ReadingBatch.in_event_order`, in event time: the clock offset that ingest knew is taken off. A batch
+    without new readings yields nothing.
 
     Parameters
     ----------
@@ -273,10 +308,7 @@ def readings_after(conn: Connection[Any], batch_id: int, *, rows: int = REPLAY_R
         About how many readings are held in memory at once.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
-        # not max(batch_id): the index on it knows ranges only, so that would read the whole table at every start
-        found = cursor.execute("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM batch_seq").fetchone()
-        assert found is not None
-        last, span = int(found[0]), 64
+        last, span = last_batch_id(conn), 64
         while batch_id < last:
             upto = min(batch_id + span, last)
             with cursor.copy(_COPY_OUT, (batch_id, upto)) as copy:
@@ -286,7 +318,7 @@ def readings_after(conn: Connection[Any], batch_id: int, *, rows: int = REPLAY_R
             window = ReadingBatch(**columns)
             starts = np.flatnonzero(np.diff(batches, prepend=-1))
             for start, stop in itertools.pairwise([*starts, len(batches)]):
-                yield int(batches[start]), window.take(slice(start, stop))
+                yield int(batches[start]), window.take(slice(start, stop)).in_event_time().in_event_order()
             batch_id = upto
             span = span * 2 if len(batches) < rows // 2 else max(1, span // 2) if len(batches) > rows else span
 
@@ -334,6 +366,17 @@ def holds_after(conn: Connection[Any], batch_id: int) -> tuple[tuple[int, Hold],
 def _hold(row: tuple[Any, ...]) -> Hold:
     hold_id, zone_id, asset_id, held_at, released_at, verdict = row
     return Hold(hold_id, zone_id, asset_id, to_us(held_at), None if released_at is None else to_us(released_at), verdict)
+
+
+def holds_between(conn: Connection[Any], begin_us: int, end_us: int) -> tuple[Hold, ...]:
+    """Return the holds that lasted at some time of an interval, in the order in which they began."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT hold_id, zone_id, asset_id, held_at, released_at, verdict FROM hold"
+            " WHERE held_at < %s AND (released_at IS NULL OR released_at >= %s) ORDER BY held_at, hold_id",
+            (from_us(end_us), from_us(begin_us)),
+        ).fetchall()
+    return tuple(_hold(row) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

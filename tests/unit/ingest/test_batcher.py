@@ -6,29 +6,32 @@ from hypothesis import strategies as st
 
 from ingest.batcher import Batcher, BatchLimits, BatchReason, decide
 
-LIMITS = BatchLimits(count_max=100, bytes_max=10_000, age_s_max=0.25, linger_s=0.003)
+LIMITS = BatchLimits(count_max=100, bytes_max=10_000, readings_max=1_000, age_s_max=0.25, linger_s=0.003)
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "age_s", "idle_s", "expected"),
+    ("count", "size", "readings", "age_s", "idle_s", "expected"),
     [
-        (0, 0, 9.0, 9.0, BatchReason.EMPTY),
-        (1, 10, 0.0, 0.0, BatchReason.WAIT),
-        (100, 10, 0.0, 0.0, BatchReason.COUNT),
-        (1, 10_000, 0.0, 0.0, BatchReason.BYTES),
-        (1, 10, 0.25, 0.0, BatchReason.AGE),
-        (1, 10, 0.003, 0.003, BatchReason.IDLE),
+        (0, 0, 0, 9.0, 9.0, BatchReason.EMPTY),
+        (1, 10, 1, 0.0, 0.0, BatchReason.WAIT),
+        (100, 10, 1, 0.0, 0.0, BatchReason.COUNT),
+        (1, 10_000, 1, 0.0, 0.0, BatchReason.BYTES),
+        (1, 10, 1_000, 0.0, 0.0, BatchReason.READINGS),
+        (1, 10, 1, 0.25, 0.0, BatchReason.AGE),
+        (1, 10, 1, 0.003, 0.003, BatchReason.IDLE),
     ],
 )
-def test_decide_each_limit_gives_its_reason(count: int, size: int, age_s: float, idle_s: float, expected: BatchReason) -> None:
-    assert decide(LIMITS, count, size, age_s, idle_s) is expected
+def test_decide_each_limit_gives_its_reason(
+    count: int, size: int, readings: int, age_s: float, idle_s: float, expected: BatchReason
+) -> None:
+    assert decide(LIMITS, count, size, readings, age_s, idle_s) is expected
     assert expected.is_take == (expected not in (BatchReason.EMPTY, BatchReason.WAIT))
 
 
 def test_batcher_nothing_more_waiting_takes_after_the_linger() -> None:
     batcher: Batcher[str] = Batcher(LIMITS)
     for number in range(20):
-        batcher.add(f"m{number}", 80, 5.0)
+        batcher.add([f"m{number}"], 80, 1, 5.0)
     assert not batcher.decide(5.001).is_take
     assert batcher.wait_s(5.001, 1.0) == pytest.approx(0.002)
     assert batcher.decide(5.0031) is BatchReason.IDLE
@@ -41,7 +44,7 @@ def test_batcher_messages_that_keep_coming_are_taken_by_age() -> None:
     batcher: Batcher[int] = Batcher(LIMITS)
     now_s = 0.0
     while not batcher.decide(now_s).is_take:
-        batcher.add(1, 1, now_s)
+        batcher.add([1], 1, 1, now_s)
         now_s += 0.0028
     assert batcher.decide(now_s) is BatchReason.AGE
 
@@ -53,7 +56,7 @@ def test_batcher_no_batch_exceeds_its_limits_by_more_than_one_message(arrivals: 
     for size, pause_s in arrivals:
         now_s += pause_s
         assert batcher.room() > 0
-        batcher.add((size, now_s), size, now_s)
+        batcher.add([(size, now_s)], size, 1, now_s)
         if batcher.decide(now_s).is_take:
             batch = batcher.take()
             assert len(batch) <= LIMITS.count_max

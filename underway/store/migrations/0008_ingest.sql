@@ -53,7 +53,8 @@ CREATE TABLE late_window (
     from_at  timestamptz NOT NULL,
     to_at    timestamptz NOT NULL,
     noted_at timestamptz NOT NULL,
-    readings bigint NOT NULL
+    readings bigint NOT NULL,
+    channel_ids integer[] NOT NULL                                         -- whose late data it is
 );
 CREATE INDEX late_window_by_lane ON late_window (lane);
 
@@ -66,3 +67,7 @@ CREATE TABLE quarantine_overflow (
     count    bigint NOT NULL,
     PRIMARY KEY (source, reason)
 );
+
+-- The state of detectors is kept in parts, each with its own high-water mark.
+ALTER TABLE checkpoint ADD COLUMN part text NOT NULL DEFAULT '';
+ALTER TABLE checkpoint DROP CONSTRAINT checkpoint_pkey, ADD PRIMARY KEY (partition, part);
