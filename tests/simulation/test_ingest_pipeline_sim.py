@@ -42,6 +42,7 @@ from underway.model import (
     from_us,
     to_us,
 )
+from underway.store.memory import LateWindow, MemoryRow
 from underway.store.quarantine import QuarantineEntry
 from underway.store.telemetry import Checkpoint, ReplayStep
 

@@ -69,7 +69,7 @@ class Bank(Protocol):
         """Judge new readings, in event order; only in the named parts when some are named."""
         ...
 
-    def late_lanes(self, batch: ReadingBatch) -> Sequence[tuple[str, NDArray[np.int64]]]:
+    def late_lanes(self, batch: ReadingBatch) -> Sequence[tuple[str, NDArray[np.integer[Any]]]]:
         """Return the lanes that judged the time of some rows already, each with the positions of these rows; changes nothing."""
         ...
 

@@ -501,7 +501,7 @@ class Pipeline:
         items: list[Item],
         resolved: Resolved,
         new: NDArray[np.bool_],
-        late: Sequence[tuple[str, NDArray[np.int64]]],
+        late: Sequence[tuple[str, NDArray[np.integer[Any]]]],
         findings: Sequence[Finding],
         entries: Sequence[QuarantineEntry],
     ) -> None:
@@ -819,14 +819,14 @@ def _in_order(batch: ReadingBatch) -> ReadingBatch:
     return batch.take(np.lexsort((batch.channel_id, event_us)))
 
 
-def _late_mask(n: int, late: Sequence[tuple[str, NDArray[np.int64]]]) -> NDArray[np.bool_]:
+def _late_mask(n: int, late: Sequence[tuple[str, NDArray[np.integer[Any]]]]) -> NDArray[np.bool_]:
     mask = np.zeros(n, np.bool_)
     for _, rows in late:
         mask[rows] = True
     return mask
 
 
-def _flagged(batch: ReadingBatch, late: Sequence[tuple[str, NDArray[np.int64]]]) -> ReadingBatch:
+def _flagged(batch: ReadingBatch, late: Sequence[tuple[str, NDArray[np.integer[Any]]]]) -> ReadingBatch:
     """Return the batch with the late rows flagged."""
     if not late:
         return batch
@@ -834,7 +834,7 @@ def _flagged(batch: ReadingBatch, late: Sequence[tuple[str, NDArray[np.int64]]])
     return dataclasses.replace(batch, flags=flags)
 
 
-def _late_windows(event: ReadingBatch, late: Sequence[tuple[str, NDArray[np.int64]]], new: NDArray[np.bool_]) -> list[LateWindow]:
+def _late_windows(event: ReadingBatch, late: Sequence[tuple[str, NDArray[np.integer[Any]]]], new: NDArray[np.bool_]) -> list[LateWindow]:
     """Return the intervals to be judged again: of each lane the span of its late rows that were not there before."""
     windows: list[LateWindow] = []
     for lane, rows in late:
