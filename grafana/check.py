@@ -1,4 +1,4 @@
-"""Run every query of the dashboards against a real database, as Grafana would, and say which panel would show nothing."""
+"""Run every SQL query of the dashboards against a real database, as Grafana would, and say which panel would show nothing."""
 
 from __future__ import annotations
 
@@ -67,12 +67,14 @@ class Query:
 
 
 def queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
-    """Yield every query of a dashboard: variables first, then panels, then annotations."""
+    """Yield every SQL query of a dashboard: variables first, then panels, then annotations."""
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             yield Query(f"variable {variable['name']}", "", variable["query"], "table", 1, None, ("__value", "__text"), "")
     for panel in dashboard["panels"]:
         for target in panel.get("targets") or []:
+            if "rawSql" not in target:  # one of Prometheus
+                continue
             empty_means = panel["fieldConfig"]["defaults"].get("noValue") or MAY_BE_EMPTY.get((panel["title"], target["refId"]), "")
             minimum = interval_seconds(panel["interval"]) if panel.get("interval") else 1
             named = named_columns(panel, target["refId"])

@@ -1,4 +1,4 @@
-"""The operations dashboard as code, and the files that provision it into a Grafana."""
+"""The dashboards as code, and the files that provision it into a Grafana."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana import panels
-from grafana.look import DATASOURCE_NAME, DATASOURCE_TYPE, DATASOURCE_UID, SqlQuery, datasource
+from grafana import ingest_panels, panels
+from grafana.look import (
+    DATASOURCE_NAME,
+    DATASOURCE_TYPE,
+    DATASOURCE_UID,
+    PROMETHEUS_NAME,
+    PROMETHEUS_TYPE,
+    PROMETHEUS_UID,
+    PROMETHEUS_VARIABLE,
+    SqlQuery,
+    datasource,
+)
 
 OPERATIONS_FILE = "underway-operations.json"
 OPERATIONS_UID = "underway-operations"
+INGEST_FILE = "underway-ingest.json"
+INGEST_UID = "underway-ingest"
+SCRAPE_INTERVAL = "5s"
+"""How often our Prometheus asks; a rate wants four of these, which Grafana takes care of."""
 FOLDER_TITLE = "underway"
 FOLDER_UID = "underway"
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
@@ -49,6 +63,18 @@ def _rows(base_url: str) -> list[Row]:
             "Data",
             [panels.reading_rate(), panels.lag(), panels.batches(), panels.completeness(), panels.quarantine(), panels.services()],
         ),
+    ]
+
+
+def _ingest_rows() -> list[Row]:
+    return [
+        ("", [ingest_panels.state_now(), ingest_panels.broker_now(), ingest_panels.full_now(), ingest_panels.lag_now()]),
+        ("How much, how late", [ingest_panels.messages(), ingest_panels.readings(), ingest_panels.lag()]),
+        ("Batches", [ingest_panels.commits(), ingest_panels.batch_sizes(), ingest_panels.stages()]),
+        ("What is held", [ingest_panels.held_messages(), ingest_panels.held_bytes(), ingest_panels.broker()]),
+        ("What is refused", [ingest_panels.quarantined(), ingest_panels.not_kept(), ingest_panels.troubles()]),
+        ("Order and clocks", [ingest_panels.late(), ingest_panels.waiting(), ingest_panels.clocks()]),
+        ("Sparkplug and the process", [ingest_panels.sparkplug(), ingest_panels.memory(), ingest_panels.cpu()]),
     ]
 
 
@@ -106,19 +132,69 @@ def operations(base_url: str = DEFAULT_BASE_URL) -> dict[str, Any]:
         .timepicker(builders.TimePicker().refresh_intervals(["5s", "10s", "30s", "1m", "5m"]))
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .link(builders.DashboardLink("underway").type(models.DashboardLinkType.LINK).url(base_url).icon("external link").target_blank(True))
+        .link(_dashboard_link("ingest", INGEST_UID))
         .with_variable(_zone_variable())
         .with_variable(_band_variable())
     )
-    for title, members in _rows(base_url):
+    encoded = _encoded(board, _rows(base_url))
+    encoded["annotations"] = {"list": json.loads(json.dumps(_annotations(), cls=JSONEncoder))}
+    return encoded
+
+
+def ingest(base_url: str = DEFAULT_BASE_URL) -> dict[str, Any]:
+    """Return the dashboard of ingest, which reads Prometheus, as Grafana stores it.
+
+    Parameters
+    ----------
+    base_url : str
+        Where people reach underway's own pages.
+    """
+    board = (
+        builders.Dashboard("underway ingest")
+        .uid(INGEST_UID)
+        .description("Whether messages come in, how fast, how full, and what is refused. Colour means: a person is needed.")
+        .tags(["underway", "ingest"])
+        .editable()
+        .timezone("browser")
+        .time("now-3h", "now")
+        .refresh("10s")
+        .timepicker(builders.TimePicker().refresh_intervals(["5s", "10s", "30s", "1m", "5m"]))
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .link(builders.DashboardLink("underway").type(models.DashboardLinkType.LINK).url(base_url).icon("external link").target_blank(True))
+        .link(_dashboard_link("operations", OPERATIONS_UID))
+        .with_variable(_prometheus_variable())
+    )
+    return _encoded(board, _ingest_rows())
+
+
+def _encoded(board: builders.Dashboard, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return a dashboard with its rows of panels as plain values; panels are numbered from 1."""
+    for title, members in rows:
         if title:
             board = board.with_row(builders.Row(title))
         for member in members:
             board = board.with_panel(member)
     encoded: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
-    encoded["annotations"] = {"list": json.loads(json.dumps(_annotations(), cls=JSONEncoder))}
+    encoded["annotations"] = {"list": []}
     for number, panel in enumerate(encoded["panels"], start=1):
         panel["id"] = number
     return encoded
+
+
+def _dashboard_link(title: str, uid: str) -> builders.DashboardLink:
+    return builders.DashboardLink(title).type(models.DashboardLinkType.LINK).url(f"/d/{uid}").icon("dashboard").keep_time(True)
+
+
+def _prometheus_variable() -> builders.DatasourceVariable:
+    return (
+        builders.DatasourceVariable(PROMETHEUS_VARIABLE)
+        .label("Metrics")
+        .description("Prometheus that asks ingest for its metrics")
+        .type(PROMETHEUS_TYPE)
+        .multi(False)
+        .include_all(False)
+        .current(models.VariableOption(selected=True, text=PROMETHEUS_NAME, value=PROMETHEUS_UID))
+    )
 
 
 def _annotations() -> list[dict[str, Any]]:
@@ -137,7 +213,7 @@ def _annotations() -> list[dict[str, Any]]:
 
 def render(base_url: str = DEFAULT_BASE_URL) -> dict[str, dict[str, Any]]:
     """Return every dashboard: file name -> dashboard JSON."""
-    return {OPERATIONS_FILE: operations(base_url)}
+    return {OPERATIONS_FILE: operations(base_url), INGEST_FILE: ingest(base_url)}
 
 
 def render_provisioning() -> dict[str, str]:
@@ -146,7 +222,8 @@ def render_provisioning() -> dict[str, str]:
     Notes
     -----
     The data source takes address, database, user and password from the environment of the Grafana process
-    (``UNDERWAY_GRAFANA_DB_*``); the user should be a role that has only ``board_grant``.
+    (``UNDERWAY_GRAFANA_DB_*``); the user should be a role that has only ``board_grant``. The address of Prometheus comes from
+    ``UNDERWAY_GRAFANA_PROMETHEUS_URL``.
     """
     return {
         "datasources/underway.yaml": f"""apiVersion: 1
@@ -170,6 +247,15 @@ datasources:
       connMaxLifetime: 3600
     secureJsonData:
       password: $UNDERWAY_GRAFANA_DB_PASSWORD
+  - name: {PROMETHEUS_NAME}
+    uid: {PROMETHEUS_UID}
+    type: {PROMETHEUS_TYPE}
+    access: proxy
+    editable: false
+    url: $UNDERWAY_GRAFANA_PROMETHEUS_URL
+    jsonData:
+      httpMethod: POST
+      timeInterval: {SCRAPE_INTERVAL}
 """,
         "dashboards/underway.yaml": f"""apiVersion: 1
 providers:

@@ -18,6 +18,10 @@ from grafana_foundation_sdk.models import dashboard as models
 DATASOURCE_TYPE = "grafana-postgresql-datasource"
 DATASOURCE_UID = "underway-postgres"
 DATASOURCE_NAME = "underway"
+PROMETHEUS_TYPE = "prometheus"
+PROMETHEUS_UID = "underway-prometheus"
+PROMETHEUS_NAME = "underway metrics"
+PROMETHEUS_VARIABLE = "prometheus"
 
 URGENT = "#C0392B"
 HIGH = "#D08A1D"
@@ -79,6 +83,53 @@ class Sql(Builder[Dataquery]):
     def build(self) -> SqlQuery:
         """Return the query."""
         return self._query
+
+
+class PromQuery(Dataquery):
+    """One PromQL query of a panel, in the shape that Grafana's Prometheus data source stores."""
+
+    def __init__(self, ref_id: str, expr: str, legend_format: str, *, now: bool) -> None:
+        self.ref_id, self.expr, self.legend_format, self.now = ref_id, expr, legend_format, now
+
+    def to_json(self) -> dict[str, object]:
+        """Return the target as Grafana stores it."""
+        return {
+            "refId": self.ref_id,
+            "datasource": prometheus(),
+            "editorMode": "code",
+            "expr": self.expr,
+            "legendFormat": self.legend_format,
+            "instant": self.now,
+            "range": not self.now,
+        }
+
+
+class Prom(Builder[Dataquery]):
+    """Builder of one `PromQuery`.
+
+    Parameters
+    ----------
+    expr : str
+        PromQL; may use ``$__rate_interval``.
+    legend_format : str
+        Name of each series; ``{{label}}`` stands for the value of a label.
+    ref_id : str
+        Name of the query inside its panel.
+    now : bool
+        Only the newest value, for a panel that shows one number.
+    """
+
+    def __init__(self, expr: str, legend_format: str, ref_id: str = "A", *, now: bool = False) -> None:
+        self._query = PromQuery(ref_id, " ".join(expr.split()), legend_format, now=now)
+
+    def build(self) -> PromQuery:
+        """Return the query."""
+        return self._query
+
+
+def prometheus() -> models.DataSourceRef:
+    """Return the reference to the Prometheus that the dashboard's variable names."""
+    return models.DataSourceRef(type_val=PROMETHEUS_TYPE, uid=f"${{{PROMETHEUS_VARIABLE}}}")
 
 
 def datasource() -> models.DataSourceRef:

@@ -22,7 +22,7 @@ SECRET = re.compile(r"PASSWORD|SECRET|TOKEN")
 VARIABLE = re.compile(r"\$\{(\w+)(:?[-?])?([^}]*)\}")
 OURS = ("migrate", "ingest", "workorders", "web")
 # what an image must contain besides a shell, by the image's own documentation
-PROGRAMS = {"mosquitto": {"mosquitto_sub", "cat"}, "timescaledb": {"pg_isready"}, "grafana": {"wget"}}
+PROGRAMS = {"mosquitto": {"mosquitto_sub", "cat"}, "timescaledb": {"pg_isready"}, "grafana": {"wget"}, "prometheus": {"promtool"}}
 
 
 def load() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_service_has_a_health_check_or_says_that_it_is_one_shot(name: str) -> No
 def test_service_runs_a_pinned_image(name: str) -> None:
     image, _, tag = SERVICES[name]["image"].rpartition(":")
     assert image
-    assert re.match(r"\d+\.\d+\.\d+", tag), f"{name}: {tag}"
+    assert re.match(r"v?\d+\.\d+\.\d+", tag), f"{name}: {tag}"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -118,7 +118,7 @@ def test_zones_of_the_network_are_kept_apart() -> None:
     assert not networks["web"] & networks["mosquitto"], "the public zone must not reach the broker"
     assert not networks["grafana"] & networks["mosquitto"]
     assert not networks["timescaledb"] & networks["mosquitto"]
-    assert networks["timescaledb"] == {"core"}
+    assert networks["timescaledb"] == networks["prometheus"] == {"core"}
     assert {name for name, nets in networks.items() if "field" in nets} == {"mosquitto"}
     assert {name for name, nets in networks.items() if "public" in nets} == {"web", "grafana"}
     assert {name for name, network in COMPOSE["networks"].items() if network.get("internal")} == {"broker", "core"}
@@ -153,7 +153,7 @@ def test_health_command_exists(name: str) -> None:
         assert command[2:] == [name]
         assert "COPY docker/health.py /opt/underway/health.py" in (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
         return
-    called = set(re.findall(r"\b(mosquitto_sub|cat|pg_isready|wget|curl|nc)\b(?!/)", " ".join(command)))
+    called = set(re.findall(r"\b(mosquitto_sub|cat|pg_isready|wget|curl|nc|promtool)\b(?!/)", " ".join(command)))
     assert called <= PROGRAMS[name]
     assert called
 
@@ -187,6 +187,17 @@ def test_grafana_gets_what_its_provisioning_asks_for() -> None:
     assert asked
     assert SERVICES["grafana"]["environment"]["UNDERWAY_GRAFANA_DB_USER"] == "underway_reader"
     assert "CREATE ROLE underway_reader" in (ROOT / "docker/timescaledb/10-roles.sh").read_text(encoding="utf-8")
+
+
+def test_prometheus_asks_ingest_where_it_serves_its_metrics() -> None:
+    (job,) = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    ((host, port),) = [target.rsplit(":", 1) for group in job["static_configs"] for target in group["targets"]]
+    environment = SERVICES[host]["environment"]
+    assert int(port) == int(environment.get("UNDERWAY_METRICS_PORT", Settings.model_fields["metrics_port"].default))
+    assert environment["UNDERWAY_METRICS_HOST"] == "0.0.0.0"
+    assert set(SERVICES[host]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    assert SERVICES["grafana"]["environment"]["UNDERWAY_GRAFANA_PROMETHEUS_URL"] == "http://prometheus:9090"
+    assert set(SERVICES["grafana"]["networks"]) & set(SERVICES["prometheus"]["networks"])
 
 
 def test_grafana_calls_nobody() -> None:

@@ -38,7 +38,9 @@ OTHER_VARIABLES = {
     "UNDERWAY_GRAFANA_DATABASE_URL": "underway grafana check",
 }
 # only in the environment of Grafana, whose data source file names them
-GRAFANA_VARIABLES = {f"UNDERWAY_GRAFANA_DB_{name}" for name in ("HOST", "NAME", "PASSWORD", "SSLMODE", "USER")}
+GRAFANA_VARIABLES = {
+    f"UNDERWAY_GRAFANA_{name}" for name in ("DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_SSLMODE", "DB_USER", "PROMETHEUS_URL")
+}
 
 
 def name_of(path: Path) -> str:

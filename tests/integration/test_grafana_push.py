@@ -122,11 +122,13 @@ def dashboard_problem(dashboard: dict[str, Any], datasources: set[str]) -> str:
     ids = [panel.get("id") for panel in dashboard["panels"]]
     if len(set(ids)) != len(ids) or not all(isinstance(one, int) and one > 0 for one in ids):
         return "panel ids must be different positive integers"
+    variables = {f"${{{variable['name']}}}" for variable in dashboard["templating"]["list"] if variable["type"] == "datasource"}
     for panel in dashboard["panels"]:
         if not {"type", "title", "gridPos"} <= set(panel):
             return "panel without type, title or gridPos"
         for target in panel.get("targets") or []:
-            if target["datasource"]["uid"] not in datasources:
+            uid = target["datasource"]["uid"]
+            if uid not in datasources and uid not in variables:
                 return f"data source {target['datasource']['uid']} was not found"
     return ""
 
@@ -159,7 +161,7 @@ def test_push_to_an_empty_grafana_creates_folder_data_source_and_dashboard(grafa
     report = push(grafana_server.url, ADMIN, database_url=DATABASE_URL, base_url="https://underway.example", timescale=True)
     assert (report.grafana_version, report.folder, report.datasource) == ("12.2.0", "created", "created")
     assert [(d.uid, d.version, d.url) for d in report.dashboards] == [
-        ("underway-operations", 1, f"{grafana_server.url}/d/underway-operations/x")
+        (uid, 1, f"{grafana_server.url}/d/{uid}/x") for uid in ("underway-operations", "underway-ingest")
     ]
     source = grafana_server.state.datasources[DATASOURCE_UID]
     assert (source["type"], source["url"], source["user"]) == (DATASOURCE_TYPE, "db.example:5433", "reader")
@@ -174,7 +176,7 @@ def test_push_twice_changes_nothing_more(grafana_server: Server) -> None:
     push(grafana_server.url, ADMIN, database_url=DATABASE_URL)
     report = push(grafana_server.url, EDITOR)
     assert (report.folder, report.datasource, report.dashboards[0].version) == ("present", "present", 1)
-    assert grafana_server.state.writes == ["/folders", "/datasources", "/dashboards/db", "/dashboards/db"]
+    assert grafana_server.state.writes == ["/folders", "/datasources", *["/dashboards/db"] * 4]
 
 
 def test_push_below_a_sub_path_finds_the_api(grafana_server: Server) -> None:

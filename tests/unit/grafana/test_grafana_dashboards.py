@@ -13,8 +13,8 @@ from grafana_foundation_sdk.models import dashboard as models
 
 import grafana
 from grafana.check import named_columns, queries
-from grafana.dashboards import DEFAULT_BASE_URL, OPERATIONS_FILE, dashboard_text, operations
-from grafana.look import ALARM_STATE_TEXT, DATASOURCE_TYPE, DATASOURCE_UID, PRIORITY_COLOR
+from grafana.dashboards import DEFAULT_BASE_URL, INGEST_FILE, OPERATIONS_FILE, dashboard_text, ingest, operations
+from grafana.look import ALARM_STATE_TEXT, DATASOURCE_TYPE, DATASOURCE_UID, PRIORITY_COLOR, PROMETHEUS_TYPE, PROMETHEUS_UID
 from grafana.panels import MAY_BE_EMPTY, NO_TILE
 from underway.model import AlarmState, Priority, Quality, SlaState, VerificationOutcome
 
@@ -64,7 +64,7 @@ def test_provisioning_folder_is_what_the_code_renders() -> None:
 
 def test_render_to_writes_files_that_read_back(tmp_path: Path) -> None:
     paths = grafana.render_to(tmp_path / "new" / "folder", base_url="https://underway.example")
-    assert [path.name for path in paths] == [OPERATIONS_FILE]
+    assert [path.name for path in paths] == [OPERATIONS_FILE, INGEST_FILE]
     assert json.loads(paths[0].read_text(encoding="utf-8")) == operations("https://underway.example")
 
 
@@ -74,6 +74,7 @@ def test_render_base_url_reaches_every_link() -> None:
     assert DEFAULT_BASE_URL not in text
 
 
+@pytest.mark.parametrize("dashboard", [operations(), ingest()], ids=lambda dashboard: dashboard["uid"])
 def test_panels_have_unique_titles_and_say_what_to_do(dashboard: dict[str, Any]) -> None:
     titles = [panel["title"] for panel in panels(dashboard)]
     assert len(set(titles)) == len(titles)
@@ -84,6 +85,7 @@ def test_panels_have_unique_titles_and_say_what_to_do(dashboard: dict[str, Any])
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.parametrize("dashboard", [operations(), ingest()], ids=lambda dashboard: dashboard["uid"])
 def test_panels_lie_inside_the_grid_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in dashboard["panels"]:
@@ -131,7 +133,7 @@ def test_queries_change_nothing_and_read_no_secret(dashboard: dict[str, Any]) ->
 
 
 def test_dashboard_asks_no_other_host(dashboard: dict[str, Any]) -> None:
-    hosts = {found for text in texts(dashboard) for found in re.findall(r"https?://[^/\"' ]+", text)}
+    hosts = {found for text in texts([dashboard, ingest()]) for found in re.findall(r"https?://[^/\"' ]+", text)}
     assert hosts == {DEFAULT_BASE_URL}
     where = next(panel for panel in panels(dashboard) if panel["type"] == "geomap")
     assert where["options"]["basemap"] == {"type": "xyz", "name": "no tiles", "config": {"url": NO_TILE, "attribution": ""}}
@@ -152,7 +154,7 @@ def test_colors_cover_the_words_of_the_model() -> None:
     assert {o["matcher"]["options"] for o in rate["fieldConfig"]["overrides"]} == {quality.name.lower() for quality in Quality}
 
 
-@pytest.mark.parametrize("panel", panels(operations()), ids=lambda panel: panel["title"])
+@pytest.mark.parametrize("panel", [*panels(operations()), *panels(ingest())], ids=lambda panel: panel["title"])
 def test_panel_options_are_known_to_its_plugin(panel: dict[str, Any]) -> None:
     _same_keys(panel["options"], OPTIONS[panel["type"]].from_json(panel["options"]).to_json(), panel["title"])
     custom = panel["fieldConfig"]["defaults"].get("custom") or {}
@@ -161,7 +163,7 @@ def test_panel_options_are_known_to_its_plugin(panel: dict[str, Any]) -> None:
         assert re.sub(r"(?<!^)([A-Z])", lambda m: "_" + m[1].lower(), name) in known, f"{panel['title']}: custom.{name}"
 
 
-@pytest.mark.parametrize("panel", panels(operations()), ids=lambda panel: panel["title"])
+@pytest.mark.parametrize("panel", [*panels(operations()), *panels(ingest())], ids=lambda panel: panel["title"])
 def test_panel_reads_back_through_the_schema(panel: dict[str, Any]) -> None:
     read = models.Panel.from_json({key: content for key, content in panel.items() if key != "targets"}).to_json()
     assert set(panel) - set(read) <= {"targets"}
@@ -170,6 +172,7 @@ def test_panel_reads_back_through_the_schema(panel: dict[str, Any]) -> None:
         assert prop["id"].startswith("custom.") or prop["id"] in defaults, f"{panel['title']}: {prop['id']}"
 
 
+@pytest.mark.parametrize("dashboard", [operations(), ingest()], ids=lambda dashboard: dashboard["uid"])
 def test_units_are_known_to_grafana_or_shown_as_they_are(dashboard: dict[str, Any]) -> None:
     known = {text for name, text in vars(units).items() if not name.startswith("_") and isinstance(text, str)}
     used = {panel["fieldConfig"]["defaults"].get("unit") for panel in panels(dashboard)} - {None}
@@ -207,7 +210,9 @@ def test_named_columns_of_a_band_include_its_lower_edge(dashboard: dict[str, Any
 
 
 def test_provisioned_data_source_takes_its_secret_from_the_environment() -> None:
-    source = yaml.safe_load(grafana.render_provisioning()["datasources/underway.yaml"])["datasources"][0]
+    source, metrics = yaml.safe_load(grafana.render_provisioning()["datasources/underway.yaml"])["datasources"]
+    assert (metrics["uid"], metrics["type"], metrics["editable"]) == (PROMETHEUS_UID, PROMETHEUS_TYPE, False)
+    assert metrics["url"] == "$UNDERWAY_GRAFANA_PROMETHEUS_URL"
     assert source["uid"] == DATASOURCE_UID
     assert source["type"] == DATASOURCE_TYPE
     assert source["secureJsonData"] == {"password": "$UNDERWAY_GRAFANA_DB_PASSWORD"}
