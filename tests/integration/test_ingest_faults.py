@@ -39,6 +39,7 @@ COMPUTING = (
     "database-restarts",
     "wal-disk-full",
     "broker-killed-alone",
+    "qos-0-ingest-away",
 )
 LANES = 3
 RUN_S_MAX = 240.0
@@ -190,6 +191,15 @@ def test_ingest_broker_killed_while_ingest_is_away_loses_only_what_the_broker_ha
     assert verdict["lost_of_saved"] == 0
     assert verdict["lost_of_later"] == 0
     assert verdict["missing"] == verdict["lost_of_unsaved"] <= verdict["unsaved"]
+    assert verdict["extra"] == verdict["twice"] == verdict["differing"] == verdict["quarantined"] == 0
+
+
+@scenario("qos-0-ingest-away")
+def test_ingest_away_loses_of_qos_0_only_what_the_broker_does_not_keep(verdict: dict[str, Any]) -> None:
+    assert verdict["meanwhile"] > 50
+    assert verdict["lost_meanwhile"] == (0 if verdict["broker_keeps_qos_0"] else verdict["meanwhile"])
+    assert verdict["missing"] == verdict["lost_meanwhile"]
+    assert verdict["lost_otherwise"] == 0
     assert verdict["extra"] == verdict["twice"] == verdict["differing"] == verdict["quarantined"] == 0
 
 

@@ -48,11 +48,13 @@ class Devices:
         Of the broker on 127.0.0.1.
     per_s : float
         Readings a second, one a message, of all devices together.
+    qos : int
+        1; or 0, for what cannot be confirmed.
     """
 
-    def __init__(self, port: int, per_s: float) -> None:
+    def __init__(self, port: int, per_s: float, qos: int = 1) -> None:
         self.said: list[Said] = []
-        self._per_s = per_s
+        self._per_s, self._qos = per_s, qos
         self._confirmed = 0
         self._ends = threading.Event()
         self._pauses = threading.Event()
@@ -111,7 +113,7 @@ class Devices:
             said = Said(f"pr-{index}", at_ms, value)
             payload = json.dumps({"at": at_ms, "values": {"pressure": value}}).encode()
             self.said.append(said)
-            self.client.publish(f"uw/{SITE}/{said.device}/telemetry", payload, qos=1)  # kept by the client until it is acknowledged
+            self.client.publish(f"uw/{SITE}/{said.device}/telemetry", payload, qos=self._qos)  # kept by the client until it is acknowledged
             number += 1
             due_s += 1 / self._per_s
             time.sleep(max(0.0, due_s - time.monotonic()))

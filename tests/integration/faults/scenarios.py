@@ -195,6 +195,36 @@ def broker_killed_alone(world: World) -> dict[str, Any]:
     return world.verdict(count.count(world.database.url(), world.devices.said))
 
 
+def qos_0_ingest_away(world: World) -> dict[str, Any]:
+    """Publish at QoS 0, as Sparkplug does, and kill ingest: what comes meanwhile is kept only by a broker that was told to."""
+    world.start_servers()
+    world.start_ingest()
+    world.start_devices(qos=0)
+    world.wait_until_stored(200)
+    world.devices.pause()
+    world.sleep(0.5)
+    wait_until(lambda: world.stored() >= len(world.devices.said), 20, "for what was said")
+    before = set(world.devices.said)
+    world.facts["broker_keeps_qos_0"] = "queue_qos0_messages true" in (world.broker.folder / "mosquitto.conf").read_text()
+    world.ingest.kill_for_good()
+    world.devices.resume()
+    world.sleep(3)
+    world.devices.pause()
+    world.sleep(0.5)
+    meanwhile = set(world.devices.said) - before
+    world.say(f"{len(meanwhile)} messages at QoS 0 while ingest was away")
+    world.ingest.start()
+    world.wait_until_running()
+    world.devices.resume()
+    world.wait_until_stored(100)
+    world.devices.finish()
+    world.sleep(2)
+    lost = set(count.missing(world.database.url(), world.devices.said))
+    world.facts |= {"meanwhile": len(meanwhile), "lost_meanwhile": len(lost & meanwhile), "lost_otherwise": len(lost - meanwhile)}
+    world.ingest.stop()
+    return world.verdict(count.count(world.database.url(), world.devices.said))
+
+
 # the network ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +411,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, Any]]] = {
     "failover": (failover, {}),
     "broker-restarts": (broker_restarts, {}),
     "broker-killed-alone": (broker_killed_alone, {}),
+    "qos-0-ingest-away": (qos_0_ingest_away, {}),
     "cut-from-broker": (cut_from_broker, {}),
     "cut-from-database": (cut_from_database, {}),
     "frozen-database": (frozen_database, {}),

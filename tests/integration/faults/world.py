@@ -112,8 +112,8 @@ class World:
         self.ingest.start()
         self.wait_until_running()
 
-    def start_devices(self) -> None:
-        self.devices = Devices(self.broker.port, self.per_s)
+    def start_devices(self, qos: int = 1) -> None:
+        self.devices = Devices(self.broker.port, self.per_s, qos)
         self.on_exit(self.devices.close)
         self.devices.start()
 
