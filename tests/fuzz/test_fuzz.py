@@ -1,0 +1,60 @@
+"""A short search on every decoder, and that the search would say so if it found something."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ingest.dialects import DIALECTS
+
+HERE = Path(__file__).resolve().parent
+FUZZ = HERE / "fuzz_dialects.py"
+RUNS = 1000
+BROKEN = """
+import fuzz_dialects as fuzz
+
+class Broken:
+    def __call__(self, data):
+        assert data != b"bad"
+
+    def seeds(self):
+        yield b"bad"
+
+fuzz.target_of = lambda name: Broken()
+fuzz.main()
+"""
+
+pytestmark = pytest.mark.integration
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=HERE, capture_output=True, text=True, errors="replace", timeout=240, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("target", [*(d.name for d in DIALECTS), "sparkplug-host", "mqtt", "all"])
+def test_fuzz_short_search_breaks_no_law(target: str, tmp_path: Path) -> None:
+    code, said = run(str(FUZZ), target, "--runs", str(RUNS), "--seed", "1", "--folder", str(tmp_path))
+    assert code == 0, said[-4000:]
+    ended = re.search(r"^#(\d+)\s+DONE\s+cov: (\d+)", said, re.M)
+    assert ended is not None, said[-4000:]
+    assert int(ended[1]) >= RUNS
+    assert int(ended[2]) > 50, "the decoders must be instrumented"
+
+
+def test_fuzz_input_that_breaks_a_law_is_saved_shown_and_repeated(tmp_path: Path) -> None:
+    code, said = run("-c", BROKEN, "native", "--runs", "1000", "--folder", str(tmp_path))
+    assert code != 0
+    assert f"native: an input of 3 bytes breaks a law: {b'bad'.hex()}" in said
+    (file,) = (tmp_path / "native").glob("broken-*.bin")
+    assert f"native --repeat {file}" in said
+    assert file.read_bytes() == b"bad"
+    code, said = run("-c", BROKEN, "native", "--repeat", str(file))
+    assert code != 0
+    assert "AssertionError" in said
