@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from ingest.decoded import SAMPLES_MAX, Decoded
 from ingest.sparkplug_message import AT_MS_MAX, NUMERIC, SEQ_COUNT, Kind, SparkplugMessage, signed
 from ingest.sparkplug_names import ALIAS_MAX, alias_channels, is_control, name_problem, named_channels, unit_in_name
-from ingest.sparkplug_schema import ABSENT, AliasedPayload, NamedPayload, NumberPayload
+from ingest.sparkplug_schema import ABSENT, AliasedPayload, NamedPayload, NumberPayload, TypedPayload
 
 _WIDTH = {"int_value": 32, "long_value": 64}
 
@@ -24,31 +24,34 @@ def quick(kind: Kind, node: str, device: str, address: str, payload: bytes) -> D
 
     Notes
     -----
-    First floating-point metrics that all are told by alias, then such that all are told by name, then any numbers, of any age.
+    Floating-point metrics that all are told by alias, with or without their type, or all by name; else any numbers, of any age.
     """
+    about = kind, node, device
     try:
-        return (
-            _floats_by_alias(kind, node, device, address, payload)
-            or _floats_by_name(kind, node, device, address, payload)
-            or _numbers(kind, node, device, address, payload)
-        )
+        message = AliasedPayload.FromString(payload)
+        if not 0 < len(message.metrics) <= SAMPLES_MAX:
+            return None
+        if _is_whole(message, payload):
+            found = _floats_by_alias(message, about, address)
+        elif message.metrics[0].alias == ABSENT:
+            found = _floats_by_name(payload, about, address)
+        else:
+            found = _typed_floats_by_alias(payload, about, address)
+        return _numbers(payload, about, address) if found is None else found
     except DecodeError:
         return None
 
 
-def _whole(message_class: Any, payload: bytes) -> Any:
-    """Return a message when it has nothing beyond what its class declares, and samples at all."""
-    message = message_class.FromString(payload)
-    if not 0 < len(message.metrics) <= SAMPLES_MAX:
-        return None
+def _is_whole(message: Any, payload: bytes) -> bool:
+    """Return whether a message has nothing beyond what its class declares."""
     message.DiscardUnknownFields()
-    return message if message.ByteSize() == len(payload) else None
+    return bool(message.ByteSize() == len(payload))
 
 
 def _finished(
     message: Any,
     columns: tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...], tuple[str | None, ...] | None],
-    more: tuple[Kind, str, str],
+    about: tuple[Kind, str, str],
     address: str,
     aliases: tuple[int, ...] | None,
     width: bytes | None = None,
@@ -62,7 +65,7 @@ def _finished(
         at_ms = tuple([sent_ms if at == ABSENT else at for at in at_ms])
     if not isfinite(sum(values)) or max(at_ms) > AT_MS_MAX or seq >= SEQ_COUNT or (seq == 0 and not message.HasField("seq")):
         return None
-    kind, node, device = more
+    kind, node, device = about
     said = SparkplugMessage(kind, node, device, None if sent_ms == ABSENT else sent_ms, seq, aliases=aliases, width=width)
     return Decoded(address, channel, [at * 1000 for at in at_ms], values, unit, historical=historical, more=said)
 
@@ -73,32 +76,36 @@ def _with_floats(values: tuple[float, ...], metrics: Any) -> tuple[float, ...]:
     return values if total == total else tuple([v if v == v else m.float_value for v, m in zip(values, metrics, strict=True)])
 
 
-def _floats_by_alias(kind: Kind, node: str, device: str, address: str, payload: bytes) -> Decoded | None:
-    message = _whole(AliasedPayload, payload)
-    if message is None:
-        return None
+def _floats_by_alias(message: Any, about: tuple[Kind, str, str], address: str) -> Decoded | None:
     aliases, at_ms, values = zip(*[(m.alias, m.timestamp, m.double_value) for m in message.metrics], strict=True)
     if max(aliases) > ALIAS_MAX:  # also ABSENT
         return None
     columns = alias_channels(aliases), at_ms, _with_floats(values, message.metrics), None
-    return _finished(message, columns, (kind, node, device), address, aliases)
+    return _finished(message, columns, about, address, aliases)
 
 
-def _floats_by_name(kind: Kind, node: str, device: str, address: str, payload: bytes) -> Decoded | None:
-    message = _whole(NamedPayload, payload)
-    if message is None:
+def _typed_floats_by_alias(payload: bytes, about: tuple[Kind, str, str], address: str) -> Decoded | None:
+    message = TypedPayload.FromString(payload)
+    if not _is_whole(message, payload) or not NUMERIC.issuperset([m.datatype for m in message.metrics]):
+        return None
+    return _floats_by_alias(message, about, address)
+
+
+def _floats_by_name(payload: bytes, about: tuple[Kind, str, str], address: str) -> Decoded | None:
+    message = NamedPayload.FromString(payload)
+    if not _is_whole(message, payload):
         return None
     names, at_ms, values = zip(*[(m.name, m.timestamp, m.double_value) for m in message.metrics], strict=True)
     shape = named_channels(names)
     if shape is None:
         return None
     columns = shape[0], at_ms, _with_floats(values, message.metrics), shape[1]
-    return _finished(message, columns, (kind, node, device), address, None)
+    return _finished(message, columns, about, address, None)
 
 
-def _numbers(kind: Kind, node: str, device: str, address: str, payload: bytes) -> Decoded | None:
-    message = _whole(NumberPayload, payload)
-    if message is None:
+def _numbers(payload: bytes, about: tuple[Kind, str, str], address: str) -> Decoded | None:
+    message = NumberPayload.FromString(payload)
+    if not _is_whole(message, payload):
         return None
     channel: list[str] = []
     aliases: list[int] = []
@@ -136,7 +143,7 @@ def _numbers(kind: Kind, node: str, device: str, address: str, payload: bytes) -
     return _finished(
         message,
         columns,
-        (kind, node, device),
+        about,
         address,
         None if by_name else tuple(aliases),
         bytes(width) if any(width) else None,

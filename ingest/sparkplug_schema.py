@@ -181,6 +181,8 @@ Payload: Any = _payload()
 """The whole message."""
 AliasedPayload: Any = _plain_payload("aliased", {"alias": (2, _UINT64, str(ABSENT))})
 """A message of floating-point metrics that are told by alias alone."""
+TypedPayload: Any = _plain_payload("typed", {"alias": (2, _UINT64, str(ABSENT)), "datatype": (4, _UINT32)})
+"""The same with the type of each metric, which a sender may add."""
 NamedPayload: Any = _plain_payload("named", {"name": (1, _STRING)})
 """A message of floating-point metrics that are told by name alone."""
 NumberPayload: Any = _number_payload()

@@ -149,12 +149,13 @@ def test_decode_the_quick_way_and_the_careful_way_say_the_same(message: bytes) -
     "message",
     [
         payload([metric(alias=2, at_ms=AT_MS, double_value=1.5)], seq=3),
-        payload([metric(alias=2, float_value=1.5), metric(alias=3, at_ms=AT_MS, datatype=DOUBLE, double_value=1.5)], seq=0),
+        payload([metric(alias=2, at_ms=AT_MS, datatype=DOUBLE, double_value=1.5), metric(alias=3, double_value=2.5)], seq=255),
+        payload([metric(alias=2, float_value=1.5), metric(alias=3, at_ms=AT_MS, double_value=1.5)], seq=0),
         payload([metric("Flow/m3h", at_ms=AT_MS, double_value=1.5), metric("Door open", at_ms=AT_MS, float_value=1.5)], seq=3),
         payload([metric(alias=2, at_ms=AT_MS, historical=True, double_value=1.5), metric("Door open", 3, boolean_value=True)], seq=3),
         payload([metric(alias=2, at_ms=AT_MS, int_value=2**32 - 1), metric("Level/m", datatype=INT64, long_value=2**64 - 1)], seq=3),
     ],
-    ids=["alias", "float-and-double", "named", "history", "integers"],
+    ids=["alias", "typed", "float-and-double", "named", "history", "integers"],
 )
 def test_decode_usual_message_goes_the_quick_way(message: bytes) -> None:
     usual = quick(Kind.DDATA, "north/rtu-017", "inlet", "north/rtu-017/inlet", message)
@@ -172,6 +173,8 @@ def test_decode_usual_message_goes_the_quick_way(message: bytes) -> None:
         {"name": b"\xff"},
         {"datatype": INT16, "double_value": None, "int_value": 70_000},
         {"datatype": DATETIME},
+        {"datatype": 12},
+        {"datatype": 99},
         {"string_value": "x"},
         {"at_ms": 2**63},
         {"double_value": math.inf},
