@@ -116,7 +116,9 @@ class QuarantineBudget:
         self._refused: Counter[Room] = Counter()
         self._refused_before: Counter[Room] = Counter()
 
-    def __len__(self) -> int:
+    @property
+    def sources(self) -> int:
+        """Return how many sources are remembered."""
         return len(self._buckets)
 
     def decide(self, device_id: str | None, topic: str, now_us: int) -> Decision:
@@ -168,7 +170,7 @@ class QuarantineBudget:
         """Return what people want to see: sources remembered and their limit, and the rows refused so far by `Room`."""
         refused = self._refused_before + self._refused
         return {
-            "sources": len(self._buckets),
+            "sources": self.sources,
             "sources_max": self._sources_max,
             "refused": {room.value: refused[room] for room in Room if room is not Room.KEEP},
         }

@@ -29,7 +29,10 @@ def said() -> dict[str, Any]:
 def address(said: dict[str, Any]) -> Iterator[MetricsServer]:
     def facts() -> dict[str, Any]:
         if "error" in said:
-            raise RuntimeError("no facts")
+            raise ValueError("no facts")
+        if said.get("changes"):
+            said["changes"] -= 1
+            raise RuntimeError("dictionary changed size during iteration")
         return said
 
     bound = bind_metrics("127.0.0.1", 0, facts)
@@ -70,6 +73,12 @@ def test_facts_that_fail_are_an_answer_and_the_server_goes_on(
     assert "no facts" in caplog.text
     del said["error"]
     assert get(address, "/metrics").status_code == 200
+
+
+def test_facts_that_change_while_they_are_collected_are_asked_again(address: MetricsServer, said: dict[str, Any]) -> None:
+    said["changes"] = 2
+    assert get(address, "/metrics").status_code == 200
+    assert said["changes"] == 0
 
 
 def test_idle_connections_take_no_more_than_their_places(address: MetricsServer) -> None:

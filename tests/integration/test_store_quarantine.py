@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +10,9 @@ import psycopg
 import pytest
 
 from ingest.quarantine import QuarantineBudget
+from underway.app.ingest_store import PostgresStore
 from underway.model import Fault, FaultReason
+from underway.store.connect import connect
 from underway.store.quarantine import QuarantineEntry, prune_quarantine, save_quarantine
 
 pytestmark = pytest.mark.integration
@@ -92,3 +96,21 @@ def test_prune_quarantine_keeps_what_was_seen_last(conn: psycopg.Connection[Any]
     assert prune_quarantine(conn, 3, 2) == 0
     assert [row[0] for row in conn.execute("SELECT payload FROM quarantine ORDER BY last_at")] == [b"\x08", b"\x09", b"\x00"]
     assert [row[0] for row in conn.execute("SELECT source FROM quarantine_overflow ORDER BY last_at")] == ["fm-2", "fm-3"]
+
+
+def test_transaction_that_fails_costs_its_sender_nothing_of_its_share(database_url: str) -> None:
+    store = PostgresStore(database_url, None, os.getpid(), NOW_AT, QuarantineBudget(at_once=2))
+    store.open()
+    entries = [entry(b"a"), entry(b"b"), entry(b"c")]
+    for _ in range(5):
+        with contextlib.suppress(ValueError), store.transaction() as tx:
+            tx.save_quarantine(entries, NOW_AT)
+            raise ValueError("it failed")
+    with store.transaction() as tx:
+        tx.save_quarantine(entries, NOW_AT)
+    with store.transaction() as tx:
+        tx.save_quarantine([entry(b"d")], NOW_AT)
+    store.close()
+    with connect(database_url) as conn:
+        assert conn.execute("SELECT payload FROM quarantine ORDER BY payload").fetchall() == [(b"a",), (b"b",)]
+        assert conn.execute("SELECT source, count FROM quarantine_overflow").fetchall() == [("fm-1", 2)]

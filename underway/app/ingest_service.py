@@ -16,7 +16,7 @@ from ingest.batcher import BatchLimits
 from ingest.dialects import DIALECTS, topic_filters
 from ingest.instants import TimeRules
 from ingest.mqtt import MqttSource
-from ingest.quarantine import QuarantineBudget
+from ingest.quarantine import NEW_ROWS_AT_ONCE, NEW_ROWS_PER_HOUR, QuarantineBudget
 from ingest.sparkplug_host import SparkplugHost
 from underway.app.ingest_metrics import Stages
 from underway.app.ingest_store import PostgresStore, StandingBy
@@ -59,6 +59,8 @@ class IngestOptions:
         How long a missing Sparkplug message is waited for, in s.
     rejudge : bool
         Whether the windows of late data are judged again by this process.
+    quarantine_at_once, quarantine_per_hour : int
+        Most new rows of quarantine of one device.
     metrics_host, metrics_port
         Where ``/metrics`` is served; port 0: nowhere.
     """
@@ -77,6 +79,8 @@ class IngestOptions:
     times: TimeRules = field(default_factory=TimeRules)
     rejudge: bool = True
     rejudge_settle_s: float = 60.0
+    quarantine_at_once: int = NEW_ROWS_AT_ONCE
+    quarantine_per_hour: int = NEW_ROWS_PER_HOUR
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
 
@@ -128,7 +132,7 @@ def run(
     options = options or IngestOptions()
     filters = topic_filters(options.dialects)
     stages = Stages()
-    budget = QuarantineBudget()
+    budget = QuarantineBudget(options.quarantine_at_once, options.quarantine_per_hour)
     store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC), budget, stages)
     if not _stand_by(store, stop_event):
         return

@@ -333,13 +333,18 @@ class PostgresStore:
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
         """Begin; commit at the end of the block, roll back when it raises."""
-        with store_errors("store a batch"), self._live.transaction():
-            writer = _PostgresWriter(self._live, self._signals, self._copier, self._budget, self._stages)
-            yield writer
-            self._unpruned += writer.quarantined
-            if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
-                prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
-                self._unpruned = 0
+        try:
+            with store_errors("store a batch"), self._live.transaction():
+                writer = _PostgresWriter(self._live, self._signals, self._copier, self._budget, self._stages)
+                yield writer
+                self._unpruned += writer.quarantined
+                if writer.quarantined and self._unpruned >= QUARANTINE_PRUNE_EVERY:
+                    prune_quarantine(self._live, QUARANTINE_ROWS_MAX)
+                    self._unpruned = 0
+        except BaseException:
+            self._budget.undo()  # what is tried again costs its sender only once
+            raise
+        self._budget.settle()
 
     def write_status(self, facts: Mapping[str, Any]) -> None:
         """Say how it goes."""

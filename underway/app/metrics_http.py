@@ -25,6 +25,7 @@ from underway.model import OperatorError
 REQUESTS_MAX = 8
 """Requests served at once; a further one is turned away."""
 REQUEST_S_MAX = 10.0
+ATTEMPTS_MAX = 3
 TURN_S_MAX = 60.0
 """A service whose loop has not come round for so long hangs: longer than any statement and any wait of it takes."""
 
@@ -116,6 +117,7 @@ def bind_metrics(host: str, port: int, facts: Facts, metrics: Sequence[Metric] =
     OperatorError
         When the address cannot be bound.
     """
+    facts = _steady(facts)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FactsCollector(facts, metrics))
     registry.register(_Build())
@@ -129,6 +131,20 @@ def bind_metrics(host: str, port: int, facts: Facts, metrics: Sequence[Metric] =
         ) from error
     log.info("metrics at http://%s:%d/metrics", host, server.server_address[1])
     return MetricsServer(server)
+
+
+def _steady(facts: Facts) -> Facts:
+    """Return `facts` that are asked again when the service changed a mapping of them while they were collected."""
+
+    def asked() -> Mapping[str, Any]:
+        for _ in range(ATTEMPTS_MAX - 1):
+            try:
+                return facts()
+            except RuntimeError:
+                continue
+        return facts()
+
+    return asked
 
 
 class _Build(Collector):

@@ -100,6 +100,8 @@ def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None
         reorder_s=settings.sparkplug_reorder_s,
         times=TimeRules(settings.future_s_max, settings.late_days_max),
         rejudge_settle_s=settings.late_settle_s,
+        quarantine_at_once=settings.quarantine_at_once,
+        quarantine_per_hour=settings.quarantine_per_hour,
         metrics_host=settings.metrics_host,
         metrics_port=settings.metrics_port,
     )

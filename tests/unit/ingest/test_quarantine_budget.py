@@ -62,7 +62,7 @@ def test_budget_beyond_its_sources_shares_one_bucket_until_an_old_one_is_whole_a
     ]
     budget.settle()
     assert budget.decide("c", "t", MINUTE_US) == Decision(KEEP, "c")
-    assert (len(budget), budget.facts()["sources"], budget.facts()["sources_max"]) == (2, 2, 2)
+    assert (budget.sources, budget.facts()["sources"], budget.facts()["sources_max"]) == (2, 2, 2)
 
 
 def test_budget_undo_gives_back_what_was_not_settled() -> None:
@@ -105,7 +105,7 @@ def test_budget_law_never_more_than_its_shares_and_bounded_memory(
         if decision.keep:
             since.append((decision.source, now_us))
         assert decision.source in (source, OTHERS)
-        assert len(budget) <= sources_max
+        assert budget.sources <= sources_max
         if fails:
             budget.undo()
         else:
