@@ -14,7 +14,7 @@ from ingest.sparkplug_schema import Payload
 from underway.app.bench.drain import differing_rows, join, steady_rate
 from underway.app.bench.options import BenchOptions
 from underway.app.bench.payloads import SparkplugFleet, native_messages, senml_messages
-from underway.app.bench.prepared import train
+from underway.app.bench.prepared import LEARN_ROUNDS, Trained, train
 from underway.app.bench.town import (
     CHANNELS_A_RTU,
     MARKED_EQUAL,
@@ -26,7 +26,7 @@ from underway.app.bench.town import (
     last_values,
     marked_history,
 )
-from underway.model import FindingPhase, Quantity, to_us
+from underway.model import FindingKind, FindingPhase, Quantity, to_us
 from underway.store.measure import StoredBatch
 
 NOW_AT = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -138,20 +138,48 @@ def test_sparkplug_births_come_again_with_sequence_zero() -> None:
     assert [Payload.FromString(data).seq for _, data in again] == [0, 1, 2]
 
 
-def test_marked_history_once_more_is_a_finding_of_the_flat_line_detector() -> None:
-    town = numbered(build_town("bench", Mix.LOGGERS, 4, NOW_AT, marked=3))
-    history = marked_history(town, FIRST_US)
-    marked = town.registry.channels[town.size :]
+@pytest.fixture(scope="module")
+def learned() -> tuple[Town, int, Trained]:
+    """A town whose detectors have learned, and the instant of its first round; history ends at NOW_AT."""
+    town = numbered(build_town("bench", Mix.LOGGERS, 6, NOW_AT, marked=3))
+    first_us = FIRST_US - LEARN_ROUNDS * ROUND_US
+    return town, first_us, train(town, first_us, 12, float("inf"), lambda sentence: None)
+
+
+def test_marked_history_once_more_is_a_finding_of_the_flat_line_detector(learned: tuple[Town, int, Trained]) -> None:
+    town, _, trained = learned
+    stands = last_values(marked_history(town, FIRST_US - ROUND_US), town)
     assert MARKED_EQUAL == READINGS_MIN + 1
-    trained = train(town, FIRST_US, 1, float("inf"), lambda sentence: None)
-    stands = last_values(history, town)
+    assert sorted(stands) == [town.size, town.size + 1, town.size + 2]
     for place, value in stands.items():
-        once_more = Rounds(np.array([place]), np.array([FIRST_US + 3600 * 1_000_000]), np.array([value]))
+        once_more = Rounds(np.array([place]), np.array([FIRST_US]), np.array([value]))
         found = trained.bank.step(once_more.readings(town.channel_ids)).findings
         assert [(f.detector, f.phase, f.asset_id, f.historical) for f in found] == [
             (FlatLine.name, FindingPhase.RAISE, f"device:{town.registry.channels[place].device_id}", False)
         ]
-    assert len(stands) == len(marked) == 3
+
+
+def test_train_every_zone_knows_its_history_and_sees_a_burst(learned: tuple[Town, int, Trained]) -> None:
+    town, first_us, trained = learned
+    assert (trained.complete, trained.rounds, trained.findings) == (True, LEARN_ROUNDS, 0)
+    quiet = town.rounds(first_us, LEARN_ROUNDS, 6)
+    out = trained.bank.step(quiet.readings(town.channel_ids))
+    assert out.findings == ()
+    inflow = {signal.name for signal in out.expectations.signals if signal.name.endswith("/inflow")}
+    assert inflow == {f"zone/{zone.zone_id}/inflow" for zone in town.registry.zones}
+    burst = town.rounds(first_us, LEARN_ROUNDS + 6, 6)
+    # the sixth zone took what the second had learned
+    meter = next(i for i, c in enumerate(town.registry.channels) if c.role == "zone_inflow" and c.zone_id == town.registry.zones[5].zone_id)
+    more = Rounds(burst.index, burst.at_us, burst.value + np.where(burst.index == meter, 25.0, 0.0))
+    findings = trained.bank.step(more.readings(town.channel_ids)).findings
+    assert [(f.kind, f.phase, f.zone_id) for f in findings] == [
+        (FindingKind.LEAK_BURST, FindingPhase.RAISE, town.registry.zones[5].zone_id)
+    ]
+
+
+def test_train_at_its_deadline_says_that_it_is_not_complete() -> None:
+    town = numbered(build_town("bench", Mix.LOGGERS, 4, NOW_AT))
+    assert train(town, FIRST_US, 12, 0.0, lambda sentence: None).complete is False
 
 
 def test_differing_rows_both_sides_are_counted() -> None:

@@ -19,7 +19,6 @@ from underway.store.measure import StoredBatch
 
 VALUE_RTOL = 1e-9
 """Units are converted on the way: a value may come back different in its last digits."""
-FACTS_S_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)

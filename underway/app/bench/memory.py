@@ -11,7 +11,7 @@ from underway.app.bench.figures import Bound, Figure, Gate, GateReason, Part
 from underway.app.bench.options import BenchOptions
 from underway.app.bench.payloads import native_messages
 from underway.app.bench.place import Place
-from underway.app.bench.prepared import Say, register, save_bank, train
+from underway.app.bench.prepared import LEARN_ROUNDS, Say, register, save_bank, train
 from underway.app.bench.processes import CpuWatch, ingest_process, memory_bytes
 from underway.app.bench.town import ROUND_US, Mix, build_town
 from underway.app.bench.wire import Publisher, chunks, packets
@@ -21,12 +21,11 @@ from underway.store.connect import connect
 RESIDENT_MB_MAX = 600.0
 READY_S_MAX = 10.0
 FULL_ZONES = 2_000
-FILL_ROUNDS = 2 * DAY_US // ROUND_US
-"""A Sunday and a Monday: every slot of the profiles of both kinds of day."""
+ROW_ROUNDS_LARGE = 12
+"""An hour: what flat-line and no-data keep has the same size from the first reading on."""
 DRAIN_ROUNDS = 2
 DRAIN_S_MAX = 120.0
 MB = 2**20
-LEAST_ROUNDS = 12
 
 
 def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix: Mix = Mix.LOGGERS) -> Part:
@@ -40,18 +39,14 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
     with connect(url, application_name="underway-bench") as conn:
         town = register(conn, town)
         registered_s = time.perf_counter() - began_s
-        # the last round of history is a Monday's, and a few hours before now
-        now_us = to_us(now_at)
-        first_us = (now_us - FILL_ROUNDS * ROUND_US) // (7 * DAY_US) * 7 * DAY_US + 3 * DAY_US
-        if first_us + FILL_ROUNDS * ROUND_US > now_us - 6 * ROUND_US:
-            first_us -= 7 * DAY_US
-        fill_until_s = time.perf_counter() + max(5.0, 0.6 * (deadline_s - time.perf_counter()))
-        trained = train(town, first_us, FILL_ROUNDS, fill_until_s, say)
+        # history ends a few rounds before now
+        first_us = to_us(now_at) // ROUND_US * ROUND_US - (LEARN_ROUNDS + DRAIN_ROUNDS + 1) * ROUND_US
+        trained = train(town, first_us, ROW_ROUNDS_LARGE, deadline_s, say)
         say("memory: storing the checkpoint")
         began_s = time.perf_counter()
         state_bytes = save_bank(conn, town.registry.site.site_id, trained.bank)
         saved_s = time.perf_counter() - began_s
-    rounds_done, fill_us = trained.rounds, trained.seconds * 1e6 / max(trained.readings, 1)
+    complete, learned_s = trained.complete, trained.seconds
     del trained
     gc.collect()
     say("memory: starting ingest from the checkpoint")
@@ -61,7 +56,7 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
         at_start = memory_bytes(ingest.pid)
         meter = Meter(ingest, CpuWatch({"ingest": ingest.pid}), town.channel_ids)
         for number in range(DRAIN_ROUNDS):
-            published = town.rounds(first_us, rounds_done + number, 1)
+            published = town.rounds(first_us, LEARN_ROUNDS + number, 1)
             messages = native_messages(town, published)
             say(f"memory: round {number + 1} of {DRAIN_ROUNDS}, {len(messages):,} messages")
             ingest.freeze()
@@ -83,7 +78,7 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
         Figure("checkpoint", "MB", (state_bytes / MB,), note=f"stored in {saved_s:.1f} s"),
         Figure("drained", "messages/s", tuple(one.rate_per_s for one in drained if one.rate_per_s is not None)),
     ]
-    flaw = GateReason.NOT_FULL_SIZE if zones < FULL_ZONES else None
+    flaw = GateReason.NOT_FULL_SIZE if zones < FULL_ZONES else None if complete else GateReason.CUT_SHORT
     if any(one.differing or not one.complete for one in drained):
         flaw = GateReason.ROWS_DIFFER
     peak_mb = at_end["VmHWM"] / MB if "VmHWM" in at_end else None
@@ -96,14 +91,10 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
         "zones": zones,
         "devices": len(town.registry.devices),
         "mix": mix.value,
-        "slots_filled": f"{rounds_done} of {FILL_ROUNDS}",
-        "fill_us_a_reading": round(fill_us, 2),
+        "learned_days": round(LEARN_ROUNDS * ROUND_US / DAY_US, 2),
+        "learned_in_s": round(learned_s, 1),
         "registered_s": round(registered_s, 1),
     }
-    if rounds_done < FILL_ROUNDS:
-        part.notes.append(
-            f"the profiles hold {rounds_done} of {FILL_ROUNDS} slots: the time did not suffice to visit all (give more --seconds)"
-        )
     return part
 
 

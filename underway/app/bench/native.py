@@ -13,11 +13,11 @@ from underway.app.bench.figures import Bound, Figure, Gate, GateReason, Part, me
 from underway.app.bench.options import BenchOptions
 from underway.app.bench.payloads import native_messages
 from underway.app.bench.place import Place
-from underway.app.bench.prepared import LEARN_ROUNDS, Say, Trained, register, save_bank, train
+from underway.app.bench.prepared import LEARN_ROUNDS, ROW_ROUNDS, Say, Trained, register, save_bank, train
 from underway.app.bench.processes import CpuWatch, NullSubscriber, ingest_process
 from underway.app.bench.town import ROUND_US, Mix, Rounds, Town, build_town
 from underway.app.bench.wire import Publisher, chunks, packets
-from underway.model import to_us
+from underway.model import DAY_US, to_us
 from underway.store.connect import connect
 
 TOPIC_FILTER = "uw/+/+/telemetry"
@@ -59,7 +59,7 @@ class NativeTown:
     @property
     def flaw(self) -> GateReason | None:
         """Return why no figure of this town counts, if that is so."""
-        return GateReason.CUT_SHORT if self.trained.rounds < LEARN_ROUNDS else None
+        return GateReason.CUT_SHORT if not self.trained.complete else None
 
 
 def build_native(place: Place, options: BenchOptions, deadline_s: float, say: Say) -> NativeTown:
@@ -72,12 +72,12 @@ def build_native(place: Place, options: BenchOptions, deadline_s: float, say: Sa
         town = register(conn, town)
         last_us = to_us(now_at) // ROUND_US * ROUND_US - options.native_rounds(town.size) * ROUND_US
         first_us = last_us - LEARN_ROUNDS * ROUND_US
-        trained = train(town, first_us, LEARN_ROUNDS, deadline_s, say)
+        trained = train(town, first_us, ROW_ROUNDS, deadline_s, say)
         state_bytes = save_bank(conn, town.registry.site.site_id, trained.bank)
     settings: dict[str, object] = {
         "channels": town.size,
         "zones": zones,
-        "learned_days": round(trained.rounds * ROUND_US / 86_400e6, 2),
+        "learned_days": round(LEARN_ROUNDS * ROUND_US / DAY_US, 2),
         "learned_readings": trained.readings,
         "learning_us_a_reading": round(trained.seconds * 1e6 / max(trained.readings, 1), 2),
         "checkpoint_bytes": state_bytes,

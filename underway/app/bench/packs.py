@@ -15,11 +15,11 @@ from underway.app.bench.native import flaw_of
 from underway.app.bench.options import BenchOptions
 from underway.app.bench.payloads import Messages, SparkplugFleet, senml_messages
 from underway.app.bench.place import Place
-from underway.app.bench.prepared import LEARN_ROUNDS, Say, Trained, register, save_bank, train
+from underway.app.bench.prepared import LEARN_ROUNDS, ROW_ROUNDS, Say, Trained, register, save_bank, train
 from underway.app.bench.processes import CpuWatch, ingest_process
 from underway.app.bench.town import CHANNELS_A_RTU, ROUND_US, Mix, Rounds, Town, build_town
 from underway.app.bench.wire import Publisher, chunks, packets
-from underway.model import to_us
+from underway.model import DAY_US, to_us
 from underway.store import measure
 from underway.store.connect import connect
 
@@ -54,12 +54,12 @@ def build_packs(place: Place, options: BenchOptions, deadline_s: float, say: Say
         town = register(conn, town)
     last_us = to_us(now_at) // ROUND_US * ROUND_US - options.repetitions * (rounds + 1) * ROUND_US
     first_us = last_us - LEARN_ROUNDS * ROUND_US
-    trained = train(town, first_us, LEARN_ROUNDS, deadline_s, say)
+    trained = train(town, first_us, ROW_ROUNDS, deadline_s, say)
     settings: dict[str, object] = {
         "channels": town.size,
         "zones": zones,
         "readings_a_message": CHANNELS_A_RTU,
-        "learned_days": round(trained.rounds * ROUND_US / 86_400e6, 2),
+        "learned_days": round(LEARN_ROUNDS * ROUND_US / DAY_US, 2),
         "learning_us_a_reading": round(trained.seconds * 1e6 / max(trained.readings, 1), 2),
     }
     return PackTown(trained, now_at, first_us, zones, rounds, settings)
@@ -144,7 +144,7 @@ def _measure(
         Figure("ingest, whole path", "readings/s", tuple(rates)),
         Figure("ratio", "", tuple(b / a for a, b in zip(copied, rates, strict=False))),
     ]
-    flaw = flaw_of(drained, GateReason.CUT_SHORT if packs.trained.rounds < LEARN_ROUNDS else None)
+    flaw = flaw_of(drained, None if packs.trained.complete else GateReason.CUT_SHORT)
     part.gates = [
         Gate("ingest / bare COPY", ratio(median(rates), median(copied)), Bound.AT_LEAST, RATIO_MIN, flaw=flaw),
         Gate("ingest", median(rates), Bound.AT_LEAST, READINGS_PER_S_MIN, "readings/s", flaw=flaw),

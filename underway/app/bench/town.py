@@ -31,6 +31,8 @@ CHANNELS_A_RTU = 100
 REGISTERED_BEFORE = timedelta(days=60)
 JITTER_US = 60_000_000
 """Within a round each logger has an instant of its own, at most half of this from the full five minutes."""
+KINDS_OF_ZONE = 4
+"""Zones are of four kinds in turn; two of one kind differ in their noise alone, so that what detectors learned of one holds for the other."""
 MARKED_EVERY_ROUNDS = 3
 MARKED_MOVING = 300
 MARKED_EQUAL = 13
@@ -88,6 +90,19 @@ class Town:
         """Return the same town with the ids of a saved registry."""
         return replace(self, registry=registry)
 
+    def quarter(self, zones: int) -> Town:
+        """Return the town of the first zones alone, without marked channels."""
+        n = zones * CHANNELS_A_ZONE
+        kept = self.registry.channels[:n]
+        devices = {c.device_id for c in kept}
+        registry = replace(
+            self.registry,
+            zones=self.registry.zones[:zones],
+            devices=tuple(d for d in self.registry.devices if d.device_id in devices),
+            channels=kept,
+        )
+        return Town(registry, self.level[:n], self.swing[:n], self.noise[:n], self.offset_us[:n], 0, self.seed)
+
     def rounds(self, first_us: int, first: int, count: int) -> Rounds:
         """Return what all channels read in rounds `first` .. `first + count - 1`, round 0 at `first_us`; ordered by instant, then by channel."""
         rng = np.random.default_rng([self.seed, first, count])
@@ -139,7 +154,7 @@ def build_town(
         Whether each channel has an instant of its own in a round; an RTU reads all of its channels at once.
     """
     registered_at = now_at - REGISTERED_BEFORE
-    rng = np.random.default_rng([seed, zones])
+    rng = np.random.default_rng(seed)
     zone_list, devices, channels = [], [], []
     level: list[float] = []
     swing: list[float] = []
@@ -161,11 +176,14 @@ def build_town(
     for z in range(zones):
         zone_id = f"{site_id}-z{z:04d}"
         zone_list.append(Zone(zone_id, site_id, f"Zone {z}", ZoneKind.DMA))
+        rng = np.random.default_rng([seed, z % KINDS_OF_ZONE])
         _FILL[mix](site_id, z, zone_id, dialect, device, channel)
+    rng = np.random.default_rng([seed, marked])
     for m in range(marked):
         device(f"{site_id}-mk-{m:04d}", None)
         channel(f"{site_id}-mk-{m:04d}", "tilt", Quantity.TILT, None, "bridge_tilt", "mrad", MARKED_INTERVAL_S)
     n = len(channels)
+    rng = np.random.default_rng([seed, n])
     offset_us = rng.integers(0, JITTER_US // 1_000_000, n) * 1_000_000 - JITTER_US // 2 if spread else np.zeros(n, np.int64)
     registry = Registry(Site(site_id, "Town of the benchmark", "UTC", 0.0, 0.0), tuple(zone_list), (), tuple(devices), tuple(channels))
     return Town(registry, np.array(level), np.array(swing), np.array(noise), offset_us.astype(np.int64), marked, seed)
