@@ -29,6 +29,8 @@ STRANGERS_MAX = 1000
 REORDER_S = 5.0
 BIRTH_GRACE_S = 60
 """How long a device may take to be born again after its node."""
+LOOK_US = 100_000
+"""Shortest time between two looks at the nodes that wait for something, µs."""
 SAVE_S = 5
 """How often the sequence numbers of the nodes that spoke are saved; births and deaths are saved at once."""
 
@@ -136,6 +138,7 @@ class SparkplugHost:
         self._sessions: dict[str, _Node] = {}  # to be saved at once
         self._moved: dict[str, _Node] = {}  # whose sequence numbers went on
         self._saved_us = 0
+        self._looked_us: int | None = None
         self._gone: dict[str, None] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self.last_seen = Seen.NOTHING
@@ -362,8 +365,14 @@ class SparkplugHost:
         return self.state.farewell(now_us)
 
     def due(self, now_us: int) -> list[Publication]:
-        """Return what to publish now: our own STATE where somebody set it offline, and requests for a birth. Call it a few times a second."""
+        """Return what to publish now: our own STATE where somebody set it offline, and requests for a birth.
+
+        Call it a few times a second; it may be called oftener, and then mostly does nothing.
+        """
         publications = self.state.due(now_us)
+        if self._looked_us is not None and 0 <= now_us - self._looked_us < LOOK_US:
+            return publications
+        self._looked_us = now_us
         for node in list(self._watched.values()):
             self._look_at(node, now_us)
             if self._rebirths.may_ask(node.asking, now_us):
