@@ -28,6 +28,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./_-]*")
 NAME_END_PATTERN = re.compile(r"[A-Za-z0-9:./_-]+")
 SUM_SUFFIX = ".sum"
 NAME_CHARS_MAX = ADDRESS_CHARS_MAX - len(SUM_SUFFIX)
+JSON_SPACE = b" \t\r\n"
 SHAPE_RECORDS_MAX = 256
 """Packs of more records are not remembered by their names."""
 
@@ -143,9 +144,9 @@ def _address(topic: str) -> str | None:
 def _plain_json(device: str, payload: bytes) -> Decoded | None:
     """Return the samples of a JSON pack with nothing unusual in it, else None."""
     begin, end = payload.find(b"{"), payload.find(b"}") + 1
-    if payload[:begin].strip() != b"[" or end <= begin or b"null" in payload:
+    if payload[:begin].strip(JSON_SPACE) != b"[" or end <= begin or b"null" in payload:
         return None
-    rest = payload[end:].lstrip()
+    rest = payload[end:].lstrip(JSON_SPACE)
     try:
         # a brace inside a text leaves the text open, which the parser refuses
         first = _decode_first(payload[begin:end])
@@ -153,7 +154,7 @@ def _plain_json(device: str, payload: bytes) -> Decoded | None:
             records = _decode_plain(b"[" + rest[1:])
             if not records:
                 return None  # a comma before the end
-        elif rest.rstrip() == b"]":
+        elif rest.rstrip(JSON_SPACE) == b"]":
             records = []
         else:
             return None
@@ -235,9 +236,9 @@ def _columns(
     else:
         observed_us = np.rint((np.array(times, np.float64) + base_time) * 1e6).astype(np.int64).tolist()
     unit: tuple[str | None, ...] | None
+    if base_unit is not None and not 1 <= len(base_unit) <= UNIT_CHARS_MAX:
+        return None
     if units.count(None) == n:
-        if base_unit is not None and not 1 <= len(base_unit) <= UNIT_CHARS_MAX:
-            return None
         unit = None if base_unit is None else (base_unit,) * n
     else:
         unit = tuple(units) if base_unit is None else tuple([base_unit if u is None else u for u in units])

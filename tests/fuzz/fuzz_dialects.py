@@ -78,7 +78,7 @@ class HostTarget:
             now_us += 700_000
             decoded = self.inner.dialect.decode(topic, payload)
             seen: Decoded = host.observe(decoded, now_us)
-            check_laws(lambda _topic, _payload, seen=seen: seen, topic, payload)  # type: ignore[misc]  # a decoder that has decoded
+            check_laws(lambda _topic, _payload, seen=seen: seen, topic, payload)
             host.due(now_us)
             host.presence_changes()
             for key, state in host.memory_changes(now_us):

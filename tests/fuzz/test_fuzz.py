@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -28,7 +29,10 @@ fuzz.target_of = lambda name: Broken()
 fuzz.main()
 """
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is made for Linux and Python 3.11"),
+]
 
 
 def run(*arguments: str) -> tuple[int, str]:

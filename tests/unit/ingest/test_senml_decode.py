@@ -6,7 +6,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingest.decoded import PAYLOAD_BYTES_MAX, SAMPLES_MAX, Decoded, FaultList
@@ -75,7 +75,8 @@ FIRST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
+@example(first={"bu": ""}, records=[{"v": 0, "n": "flow", "u": "m3/s"}], later=False)
 @given(first=FIRST, records=st.lists(RECORDS, min_size=1, max_size=4), later=st.booleans())
 def test_decode_by_column_and_record_by_record_agree(first: dict[str, Any], records: list[dict[str, Any]], later: bool) -> None:
     at = min(1, len(records) - 1) if later else 0
