@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -14,9 +14,12 @@ import pytest
 
 from detectors.bank import Bank
 from ingest.batcher import BatchLimits
-from ingest.mqtt import Message
-from underway.app import pipeline as pipeline_module
-from underway.app.pipeline import Pipeline, PipelineSettings, PostgresStore, Writer
+from ingest.mqtt_types import Message, Publication
+from underway.app import ingest_store as store_module
+from underway.app.ingest_service import LaneBanks
+from underway.app.ingest_store import PostgresStore, Writer
+from underway.app.pipeline import Pipeline, PipelineSettings
+from underway.app.rejudge import Rejudge
 from underway.model import (
     HOUR_US,
     MINUTE_US,
@@ -52,16 +55,20 @@ class Crash(BaseException):
 
 
 class FixedClock:
+    def __init__(self, at: datetime = NOW_AT) -> None:
+        self.at = at
+
     def now_at(self) -> datetime:
-        return NOW_AT
+        return self.at
 
 
 class ListSource:
-    """Gives again what was not acknowledged, to every new process."""
+    """Gives again what was not acknowledged, to every new process; received now, or `live`: two seconds after it was observed."""
 
-    def __init__(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(self, messages: Sequence[tuple[str, bytes]], live: bool = False) -> None:
         self.left = dict(enumerate(messages))
         self.given: set[int] = set()
+        self.live = live
 
     def connect(self) -> ListSource:
         self.given.clear()
@@ -70,7 +77,10 @@ class ListSource:
     def poll(self, count_max: int, wait_s: float) -> list[Message]:
         found = [n for n in self.left if n not in self.given][: min(count_max, 350)]
         self.given.update(found)
-        return [Message(*self.left[n], to_us(NOW_AT), (0, n)) for n in found]
+        return [Message(*self.left[n], self._received_us(self.left[n][1]), (0, n)) for n in found]
+
+    def _received_us(self, payload: bytes) -> int:
+        return observed_ms(payload) * 1000 + 2_000_000 if self.live else to_us(NOW_AT)
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -79,8 +89,15 @@ class ListSource:
     def facts(self) -> dict[str, Any]:
         return {"subscribed": True}
 
-    def close(self) -> None:
+    def publish(self, publications: Sequence[Publication]) -> None:
         pass
+
+    def close(self, farewell: Sequence[Publication] = ()) -> None:
+        pass
+
+
+def observed_ms(payload: bytes) -> int:
+    return int(payload[6:19])
 
 
 class FaultyStore(PostgresStore):
@@ -200,18 +217,78 @@ def test_pipeline_with_the_real_bank_crashes_change_nothing(database_url: str, s
     assert found, "a burst must be found, otherwise the test shows nothing"
 
 
+def with_late_meter() -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+    """Return the messages of `three_weeks` in the order in which they arrive, and those of the last day's meter, which come late."""
+    begin_ms = (to_us(NOW_AT) - 24 * HOUR_US) // 1000
+    live, late = [], []
+    for topic, payload in three_weeks():
+        is_late = topic.startswith("uw/town/fm-1/") and observed_ms(payload) > begin_ms
+        (late if is_late else live).append((topic, payload))
+    return live, late
+
+
+def test_late_data_is_flagged_judged_again_and_dated(database_url: str) -> None:
+    with connect(database_url) as conn:
+        save_registry(conn, small_town())
+    live, late = with_late_meter()
+    store = PostgresStore(database_url, None, os.getpid(), NOW_AT)
+    finished(ListSource(live, live=True), store)
+    assert not {row for row in findings(database_url) if row[1] == "leak.burst"}, "without its meter the burst is not seen"
+    finished(ListSource(late), store)
+    with connect(database_url) as conn:
+        flagged = conn.execute("SELECT count(*) FROM reading JOIN channel USING (channel_id) WHERE device_id = 'fm-1' AND flags & 1 = 1").fetchone()
+        windows = conn.execute("SELECT lane, readings FROM late_window ORDER BY lane").fetchall()
+    assert flagged is not None
+    assert flagged[0] >= len(late) - 3, "the first readings of the day are inside the window that the zone waits"
+    assert [lane for lane, _ in windows] == ["zone-inflow@1/z1"], "the meter itself comes in order: its own detectors see it as it is"
+
+    rejudge = Rejudge(database_url, None, LaneBanks(), FixedClock())
+    assert not rejudge.work(), "more may be on its way"
+    rejudge = Rejudge(database_url, None, LaneBanks(), FixedClock(NOW_AT + timedelta(minutes=2)))
+    assert rejudge.work()
+    assert not rejudge.work()
+    found = {row for row in findings(database_url) if row[1] == "leak.burst"}
+    assert {phase for _, _, phase, _, _, _ in found} >= {"raise"}
+    assert all(historical for *_, historical in found)
+    begin_at = NOW_AT - timedelta(days=1)
+    assert all(begin_at - timedelta(hours=1) <= onset_at <= NOW_AT for _, _, _, _, onset_at, _ in found)
+    with connect(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM late_window").fetchone() == (0,)
+
+
+def test_late_window_judged_twice_writes_nothing_twice(database_url: str) -> None:
+    with connect(database_url) as conn:
+        save_registry(conn, small_town())
+    live, late = with_late_meter()
+    store = PostgresStore(database_url, None, os.getpid(), NOW_AT)
+    finished(ListSource(live, live=True), store)
+    finished(ListSource(late), store)
+    later = FixedClock(NOW_AT + timedelta(minutes=2))
+    with connect(database_url) as conn:
+        kept = conn.execute("SELECT lane, from_at, to_at, noted_at, readings, channel_ids FROM late_window").fetchall()
+    assert Rejudge(database_url, None, LaneBanks(), later).work()
+    first = findings(database_url)
+    with connect(database_url) as conn, conn.cursor() as cursor:
+        # as after a crash between judging and forgetting
+        cursor.executemany(
+            "INSERT INTO late_window (lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s)", kept
+        )
+    assert Rejudge(database_url, None, LaneBanks(), later).work()
+    assert findings(database_url) == first
+
+
 def test_pipeline_hold_told_between_batches_is_replayed_at_its_batch(database_url: str) -> None:
     class RecordingBank(Bank):
         told: ClassVar[list[tuple[int, ...]]] = []
         stepped = 0
 
-        def step(self, batch: Any) -> Any:
+        def step(self, batch: Any, parts: Collection[str] | None = None) -> Any:
             RecordingBank.stepped += 1
-            return super().step(batch)
+            return super().step(batch, parts)
 
-        def hold(self, holds: Sequence[Hold]) -> None:
+        def hold(self, holds: Sequence[Hold], parts: Collection[str] | None = None) -> None:
             RecordingBank.told.append((RecordingBank.stepped, *(h.hold_id for h in holds)))
-            super().hold(holds)
+            super().hold(holds, parts)
 
     with connect(database_url) as conn:
         save_registry(conn, small_town())
@@ -237,14 +314,14 @@ def test_pipeline_hold_told_between_batches_is_replayed_at_its_batch(database_ur
 
 
 def test_store_quarantine_keeps_a_bounded_number_of_rows(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "QUARANTINE_ROWS_MAX", 5)
-    monkeypatch.setattr(pipeline_module, "QUARANTINE_PRUNE_EVERY", 10)
+    monkeypatch.setattr(store_module, "QUARANTINE_ROWS_MAX", 5)
+    monkeypatch.setattr(store_module, "QUARANTINE_PRUNE_EVERY", 10)
     store = PostgresStore(database_url, None, os.getpid(), NOW_AT)
     store.open()
     fault = Fault(FaultReason.PAYLOAD_NOT_JSON, "a payload must be JSON")
     for number in range(40):
         with store.transaction() as tx:
-            tx.save_quarantine([QuarantineEntry(NOW_AT, "native", "uw/town/pr-1/telemetry", b"%d" % number, fault)])
+            tx.save_quarantine([QuarantineEntry(NOW_AT, "native", "uw/town/pr-1/telemetry", b"%d" % number, fault)], NOW_AT)
     store.close()
     with connect(database_url) as conn:
         (rows,) = conn.execute("SELECT count(*) FROM quarantine").fetchone() or (0,)
@@ -256,7 +333,7 @@ def test_store_registry_that_does_not_know_the_site_says_so_once(database_url: s
         save_registry(conn, small_town())
     store = PostgresStore(database_url, "twon", os.getpid(), NOW_AT)
     store.open()
-    assert store.registry() is None
-    assert store.registry() is None
+    assert store.address_book() is None
+    assert store.address_book() is None
     store.close()
     assert caplog.messages == ["waiting for a site: no site 'twon' is registered; registered: 'town'"]

@@ -152,6 +152,7 @@ def _mosquitto_command(program: str | None, folder: Path, port: int) -> list[str
         f"max_inflight_messages {IN_FLIGHT_MAX}",
         f"max_queued_messages {QUEUE_MAX}",
         "max_queued_bytes 0",
+        "queue_qos0_messages true",
         "connection_messages false",
         "log_dest stderr",
         *(f"log_type {kind}" for kind in ("error", "warning")),
