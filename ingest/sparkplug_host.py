@@ -54,12 +54,13 @@ class MemoryChange(NamedTuple):
 class _Node:
     """One edge node; its own birth stands under the device ``""``."""
 
-    __slots__ = ("asking", "awaited", "bd_seq", "births", "key", "order", "unconfirmed")
+    __slots__ = ("asking", "awaited", "bd_seq", "births", "key", "newest_ms", "order", "unconfirmed")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.bd_seq: int | None = None
         self.order = Order()
+        self.newest_ms = 0  # when the newest message of this session was sent, as the node says
         self.births: dict[str, Birth] = {}
         self.awaited: dict[str, int] = {}  # device -> until when its birth may follow that of the node
         self.asking = Asking()
@@ -74,6 +75,7 @@ class _Node:
 class _SavedNode(msgspec.Struct, array_like=True):
     bd_seq: int | None = None
     head: int | None = None
+    newest_ms: int = 0
 
 
 class _SavedBirth(msgspec.Struct, array_like=True):
@@ -146,7 +148,7 @@ class SparkplugHost:
 
     # --- what comes in
 
-    def observe(self, decoded: Decoded, received_us: int) -> Decoded:
+    def observe(self, decoded: Decoded, received_us: int, qos: int = 0) -> Decoded:
         """Return `decoded` with the names, units and types of the births in place; remember what the message says.
 
         Parameters
@@ -155,6 +157,9 @@ class SparkplugHost:
             As `ingest.dialects.sparkplug.decode` gave it.
         received_us : int
             When the message was received.
+        qos : int
+            Quality of service at which it came. Edge nodes send births and data at 0, what comes from quarantine is published at 1: such a
+            message, when the node has sent newer ones, is read as `replay` does.
 
         Returns
         -------
@@ -169,6 +174,8 @@ class SparkplugHost:
         self._counts["null_values"] += more.nulls
         node = self._nodes.get(more.node)
         kind = more.kind
+        if qos and node is not None and more.timestamp_ms is not None and more.timestamp_ms < node.newest_ms and kind is not Kind.NDEATH:
+            return self.replay(decoded)
         if kind is Kind.NDATA or kind is Kind.DDATA:
             return self._data(decoded, more, node, received_us)
         if kind is Kind.NBIRTH:
@@ -204,7 +211,7 @@ class SparkplugHost:
             node = self._unborn(more.node)
             result, why = read(decoded, more, None)
         else:
-            self._count(node, more.seq, received_us)
+            self._count(node, more, received_us)
             result, why = read(decoded, more, node.births.get(more.device))
         if why is None:
             if node.unconfirmed or node.order.missing:
@@ -232,6 +239,7 @@ class SparkplugHost:
             return self._not_remembered(decoded, more, f"{self._metrics_max} metrics of all nodes")
         node.bd_seq = more.bd_seq
         node.order.restart(more.seq)
+        node.newest_ms = more.timestamp_ms or 0
         node.asking.settle()
         node.unconfirmed = 0
         for device, birth in node.births.items():
@@ -251,7 +259,7 @@ class SparkplugHost:
         if node is None:
             self._want(self._unborn(more.node), Why.NODE_UNBORN)
             return read_birth(decoded, more)
-        self._count(node, more.seq, received_us)
+        self._count(node, more, received_us)
         before = node.births.get(more.device)
         result = self._born(decoded, more, node, received_us, node.unconfirmed if before is None else max(before.doubt, node.unconfirmed))
         if result is None:
@@ -314,7 +322,7 @@ class SparkplugHost:
         if node is None:
             self._want(self._unborn(more.node), Why.NODE_UNBORN)
             return Seen.UNBORN
-        seen = self._count(node, more.seq, received_us)
+        seen = self._count(node, more, received_us)
         if not node.birth.valid:
             self._want(node, Why.NODE_UNBORN)
         birth = node.births.get(more.device)
@@ -331,8 +339,11 @@ class SparkplugHost:
         self._counts["deaths"] += 1
         return seen
 
-    def _count(self, node: _Node, seq: int | None, received_us: int) -> Seen:
+    def _count(self, node: _Node, more: SparkplugMessage, received_us: int) -> Seen:
         """Count a message of a node by its sequence number."""
+        seq, sent_ms = more.seq, more.timestamp_ms
+        if sent_ms is not None and sent_ms > node.newest_ms:
+            node.newest_ms = sent_ms
         if seq is None:
             self.last_seen = Seen.NO_SEQ
             self._counts["without_seq"] += 1
@@ -485,7 +496,7 @@ class SparkplugHost:
             birth = node.births[device]
             changes[key] = _encode(_SavedBirth(birth.valid, birth.online, birth.since_us, birth.reason, birth.metrics))
         for key, node in self._sessions.items():
-            changes[key] = _encode(_SavedNode(node.bd_seq, node.order.head))
+            changes[key] = _encode(_SavedNode(node.bd_seq, node.order.head, node.newest_ms))
             self._moved.pop(key, None)
         self._gone.clear()
         self._dirty.clear()
@@ -518,7 +529,7 @@ class SparkplugHost:
                 continue
             node = self._nodes[key] = _Node(key)
             session = sessions.get(key, _SavedNode())
-            node.bd_seq = session.bd_seq
+            node.bd_seq, node.newest_ms = session.bd_seq, session.newest_ms
             node.order.restart(session.head)
             node.unconfirmed = 1
             self._metrics += size

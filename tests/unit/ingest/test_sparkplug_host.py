@@ -670,6 +670,52 @@ def test_replay_reads_by_the_birth_and_remembers_nothing() -> None:
     assert wire.host.last_seen is Seen.IN_ORDER
 
 
+OLD = {
+    "data-of-the-session-before": ("DDATA", payload([metric(alias=2, at_ms=AT_MS, double_value=1.5)], AT_MS - 60_000, 50)),
+    "data-of-this-session": ("DDATA", payload([metric(alias=2, at_ms=AT_MS, double_value=1.5)], AT_MS + 500, 2)),
+    "node-birth": ("NBIRTH", node_birth(2, 0, AT_MS - 60_000, [metric("Battery/V", 1, AT_MS, DOUBLE, double_value=3.5)])),
+    "device-birth": ("DBIRTH", device_birth(1, AT_MS - 60_000, [metric("Level/m", 2, AT_MS, DOUBLE, double_value=2.5)])),
+    "device-death": ("DDEATH", payload(at_ms=AT_MS - 60_000, seq=9)),
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), OLD.values(), ids=OLD)
+@pytest.mark.parametrize("restart", [False, True])
+def test_old_message_that_comes_again_from_quarantine_gives_its_values_and_changes_nothing(
+    kind: str, message: bytes, restart: bool
+) -> None:
+    wire = Wire().up()
+    wire.send("DDATA", payload([metric(alias=2, at_ms=AT_MS, double_value=1.5)], AT_MS + 1000, 2))
+    if restart:
+        rows: dict[str, bytes] = {}
+        kept(rows, wire.host.memory_changes(wire.now_us, everything=True))
+        wire = restored(rows)
+    wire.host.memory_changes(wire.now_us, everything=True)
+    decoded = decode(topic(kind), message)
+    got = wire.host.observe(decoded, wire.now_us, qos=1)
+    assert wire.host.last_seen is Seen.REPLAYED
+    assert len(got) == len(decoded)
+    assert got.faults == ()
+    assert wire.host.memory_changes(wire.now_us, everything=True) == ()
+    assert wire.data(3).channel == ("Flow/m3h",)
+    assert wire.host.last_seen is Seen.IN_ORDER
+    assert wire.is_there(DEVICE)
+
+
+def test_edge_that_sends_at_qos_1_is_heard_all_the_same() -> None:
+    wire = Wire()
+    for number, (kind, message) in enumerate(
+        [
+            ("NBIRTH", node_birth()),
+            ("DBIRTH", device_birth(1, AT_MS, BIRTH)),
+            ("DDATA", payload([metric(alias=2, at_ms=AT_MS, double_value=1.5)], AT_MS + 1, 2)),
+            ("NBIRTH", node_birth(4, 0, AT_MS + 2)),
+        ]
+    ):
+        wire.host.observe(decode(topic(kind), message), wire.now_us, qos=1)
+        assert wire.host.last_seen is [Seen.BORN, Seen.IN_ORDER, Seen.IN_ORDER, Seen.BORN][number]
+
+
 # --- limits
 
 
