@@ -24,7 +24,7 @@ from underway.app.brokers import Broker
 from underway.app.cli import app
 from underway.app.clock import SystemClock
 from underway.app.quarantine_replay import Publisher, replay_rows
-from underway.model import Fault, FaultReason, OperatorError
+from underway.model import Fault, FaultReason, OperatorError, StoreUnavailable
 from underway.store.quarantine import QuarantineEntry, save_quarantine
 from underway.store.quarantine_rows import QuarantineFilter, find_quarantine
 
@@ -209,6 +209,20 @@ def test_replay_of_a_message_that_the_broker_refuses_says_so_and_leaves_it_open(
     assert report.refused == {1: "the broker refused it: Not authorized; may this account publish on that topic?"}
     assert (report.sent, report.messages, report.ok) == ([], 0, False)
     assert states(filled)[1] == "open"
+
+
+def test_publisher_speaks_the_newest_protocol_that_the_broker_takes(broker: Broker) -> None:
+    with listening(broker) as heard, Publisher(broker.url) as publisher:
+        assert publisher.publish(TOPIC, GOOD) == ""
+        wait_until(lambda: heard == [(TOPIC, GOOD)])
+
+
+def test_publisher_where_no_broker_listens_says_so_without_the_password() -> None:
+    with pytest.raises(
+        StoreUnavailable,
+        match=r"^the broker at mqtt://me:\*+@127\.0\.0\.1:9 must accept a connection, got: \[Errno 111\] Connection refused$",
+    ):
+        Publisher("mqtt://me:hunter2@127.0.0.1:9").__enter__()
 
 
 def test_replay_of_nothing_named_is_a_mistake(filled: psycopg.Connection[Any]) -> None:
