@@ -84,8 +84,8 @@ def decode(topic: str, payload: bytes) -> Decoded:
 
     Notes
     -----
-    A pack of plain records (name, value, unit, time; base fields in the first) is taken by column, about 0.6 us a record in JSON; anything
-    else goes record by record. ``ut`` is not looked at. Blind to what is registered, and to whether a unit fits.
+    A pack of plain records (name, value, unit, time; base fields in the first) is taken by column, about 0.7 us a record in JSON; anything
+    else goes record by record, about 5 us. ``ut`` is not looked at. Blind to what is registered, and to whether a unit fits.
 
     References
     ----------
