@@ -125,7 +125,11 @@ def test_section_of_one_thing_that_is_wrong_says_it_in_one_sentence(found: Inges
     ("found", "running"),
     [
         pytest.param(replace(WELL, status_age_s=999.0), False, id="gone-or-elsewhere"),
-        pytest.param(replace(WELL, status_age_s=999.0, facts={"state": "stopped", "source": {"state": "disconnected"}}), True, id="stopped-and-its-pid-used-again"),
+        pytest.param(
+            replace(WELL, status_age_s=999.0, facts={"state": "stopped", "source": {"state": "disconnected"}}),
+            True,
+            id="stopped-and-its-pid-used-again",
+        ),
         pytest.param(replace(WELL, facts={}), True, id="an-older-version"),
     ],
 )
