@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from underway.app.devices_check import Wanted
-from underway.model import CANONICAL_UNIT, Channel, Registry
+from underway.model import CANONICAL_UNIT, Asset, Channel, Device, Registry, Site, Zone
 
 
 class Change(StrEnum):
@@ -129,11 +129,16 @@ def _rows(kind: str, now: Sequence[tuple[str, object]], before: Mapping[str, obj
 def _row(kind: str, row_id: str, old: Any, new: Any, assumed: tuple[str, ...] = ()) -> Row:
     if old == new:
         return Row(kind, row_id, Change.UNCHANGED, {})
-    names = [f.name for f in fields(new) if f.name != "channel_id"]
+    names = _NAMES[type(new)]
     if old is None:
         return Row(kind, row_id, Change.NEW, {name: (None, getattr(new, name)) for name in names}, assumed)
     different = {name: (getattr(old, name), getattr(new, name)) for name in names if getattr(old, name) != getattr(new, name)}
     return Row(kind, row_id, Change.CHANGED, different)
+
+
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(f.name for f in fields(kind) if f.name != "channel_id") for kind in (Site, Zone, Asset, Device, Channel)
+}
 
 
 def _to_write(now: Registry, rows: Sequence[Row]) -> Registry | None:

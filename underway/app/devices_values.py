@@ -19,6 +19,8 @@ KNOWN_SHOWN_MAX = 10
 GEOMETRY_TYPES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 
+_PLACE = {"latitude", "longitude", "geometry"}
+
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
@@ -54,7 +56,7 @@ class Fields:
 
     def text(self, name: str, chars_max: int = NAME_CHARS_MAX) -> str | Absent | None:
         """Return a text of one line."""
-        value = self.raw(name)
+        value = self.record.fields.get(name, ABSENT)
         if value is ABSENT or value is None:
             return value
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -68,8 +70,8 @@ class Fields:
 
     def number(self, name: str, unit: str, low: float = -math.inf, high: float = math.inf) -> float | Absent:
         """Return a number in `low` .. `high`; infinite ones only where no bound stands."""
-        value = self.raw(name)
-        if value is ABSENT or value is None:
+        value = self.record.fields.get(name)
+        if value is None:
             return ABSENT
         in_unit = f" in {unit}" if unit else ""
         try:
@@ -101,6 +103,8 @@ class Fields:
 
     def enum(self, name: str, kind: type[E]) -> E | Absent:
         """Return a member of an enum."""
+        if name not in self.record.fields:
+            return ABSENT
         found = self.choice(name, [member.value for member in kind])
         return kind(found) if isinstance(found, str) else ABSENT
 
@@ -136,6 +140,8 @@ class Fields:
 
     def geometry(self) -> Mapping[str, Any] | Absent | None:
         """Return the GeoJSON geometry of ``geometry``, or the point of ``latitude`` and ``longitude``."""
+        if not self.record.fields.keys() & _PLACE:
+            return ABSENT
         latitude, longitude = self.number("latitude", "degrees", -90, 90), self.number("longitude", "degrees", -180, 180)
         given = self.raw("geometry")
         said = [self.raw(name) is not ABSENT for name in ("latitude", "longitude")]
