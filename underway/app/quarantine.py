@@ -10,6 +10,7 @@ from psycopg import Connection
 
 from ingest.decoded import Decoded
 from ingest.dialects import decode
+from ingest.sparkplug_message import Kind, SparkplugMessage
 from underway.app.settings import Settings, load_settings
 from underway.model import OperatorError, from_us
 from underway.store.connect import connect
@@ -160,11 +161,23 @@ def why_not(row: QuarantineRow) -> str:
     if not row.topic or len(row.topic) >= TOPIC_CHARS_MAX or any(letter in row.topic for letter in "+#\x00") or row.topic[0] in "($":
         return "its topic was not kept as it was, or is none to publish on"
     decoded: Decoded = decode(row.topic, row.payload)[1]
-    if decoded.more is not None:
-        return "it belongs to a sequence of its edge node, in which it would look like a gap; ask the node for its birth instead"
+    if decoded.more is not None and (dated := _of_an_edge_node(decoded.more)):
+        return dated
     if decoded.from_reception is not None and any(decoded.from_reception):
         return "it names no time, so that its readings would count as measured now"
     return ""
+
+
+def _of_an_edge_node(message: object) -> str:
+    """Return why a Sparkplug message cannot be sent again: births and data that are dated can, they are recognised as older ones."""
+    if not isinstance(message, SparkplugMessage) or message.kind not in _SENT_AGAIN:
+        return "it says what is with an edge node now (a death, a state, a command), which was true only then"
+    if message.timestamp_ms is None:
+        return "it does not say when it was sent, so that it would look like the newest message of its edge node"
+    return ""
+
+
+_SENT_AGAIN = frozenset({Kind.NBIRTH, Kind.DBIRTH, Kind.NDATA, Kind.DDATA})
 
 
 # forgetting ----------------------------------------------------------------------------------------------------------------------------
