@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ingest.decoded import PAYLOAD_BYTES_MAX, SAMPLES_MAX, Decoded, FaultList
 from ingest.dialects import senml
-from ingest.dialects.senml import LABELS, NAME_CHARS_MAX, decode
-from ingest.dialects.senml_cbor import KEYS_CHECKED_BYTES_MIN, NotCborError, has_plain_keys, read_cbor
+from ingest.dialects.senml import decode
+from ingest.senml_cbor import KEYS_CHECKED_BYTES_MIN, NotCborError, has_plain_keys, read_cbor
+from ingest.senml_pack import LABELS, NAME_CHARS_MAX, Pack, named
 from ingest.units import conversion
 from underway.model import FaultReason
 
@@ -28,11 +29,11 @@ def in_cbor(records: list[dict[str, Any]]) -> bytes:
 def one_by_one(payload: bytes) -> Decoded:
     """Return what the path for unusual packs makes of a payload."""
     faults = FaultList("north/pr-113")
-    pack = senml._Pack(TOPIC, "north/pr-113", faults)
+    pack = Pack(TOPIC, "north/pr-113", faults)
     is_cbor = payload[:1] >= b"\x80"
     records = senml._cbor_records(TOPIC, payload, faults) if is_cbor else senml._json_records(TOPIC, payload, faults)
     if records is not None:
-        pack.read(senml._named(records) if is_cbor else records, len(records))
+        pack.read(named(records) if is_cbor else records, len(records))
     return pack.decoded()
 
 
