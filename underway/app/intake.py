@@ -15,7 +15,7 @@ from ingest.decoded import Decoded
 from ingest.dialects import decode, sparkplug
 from ingest.frames import FrameMemory
 from ingest.mqtt_types import Greeting, Message, Publication
-from ingest.sparkplug_host import SparkplugHost
+from ingest.sparkplug_host import Presence, SparkplugHost
 from underway.model import Fault, FaultReason
 from underway.store.memory import MemoryRow, PresenceRow
 
@@ -103,6 +103,16 @@ class Intake:
         """Return what is to be published now: requests for births, our own state."""
         return self.host.due(now_us)
 
+    def changes(self, now_us: int, *, everything: bool = False) -> tuple[list[MemoryRow], list[PresenceRow]]:
+        """Return what is to be stored of what changed since the last call; `everything` before a stop."""
+        memory = [MemoryRow(sparkplug.NAME, key, state) for key, state in self.host.memory_changes(now_us, everything=everything)]
+        return memory, [_presence(change) for change in self.host.presence_changes()]
+
+    def presence_of(self, addresses: Iterable[str]) -> list[PresenceRow]:
+        """Return who of some Sparkplug addresses is there, as far as that was heard."""
+        found = [self.host.presence_of(address) for address in addresses]
+        return [_presence(presence) for presence in found if presence is not None]
+
     def greeting(self, now_us: int) -> Greeting:
         """Return the will of a connection, and what it says first."""
         return self.host.greeting(now_us)
@@ -121,12 +131,8 @@ class Intake:
         presence: list[PresenceRow] = []
         received_us = message.received_us
         if decoded.more is not None and dialect == sparkplug.NAME:
-            decoded = self._observe(decoded, received_us)
-            memory = [MemoryRow(dialect, key, state) for key, state in self.host.memory_changes(received_us)]
-            presence = [
-                PresenceRow(dialect, change.address, change.online, change.since_us, change.reason)
-                for change in self.host.presence_changes()
-            ]
+            decoded = self._observe(decoded, received_us, message.qos)
+            memory, presence = self.changes(received_us)
         if decoded.counter is not None and decoded.device is not None and self.is_registered(dialect, decoded.device):
             key = f"{dialect} {decoded.device}"
             at_us = None if decoded.from_reception or not decoded.observed_us else max(decoded.observed_us)
@@ -154,13 +160,17 @@ class Intake:
             memory.append(MemoryRow(UNDATED, str(message.mid), struct.pack("<32sq", digest, received_us)))
         return received_us
 
-    def _observe(self, decoded: Decoded, received_us: int) -> Decoded:
+    def _observe(self, decoded: Decoded, received_us: int, qos: int) -> Decoded:
         """Let the Sparkplug host make of a message what its births say; a fault of ours costs the message, not the process."""
         try:
-            return self.host.observe(decoded, received_us)
+            return self.host.observe(decoded, received_us, qos)
         except Exception as error:
             log.exception("the Sparkplug host cannot take a message of %r", decoded.device)
             fault = Fault(FaultReason.INTERNAL, f"we could not take this message: {type(error).__name__}: {error}", decoded.device)
             return msgspec.structs.replace(
                 decoded, channel=(), observed_us=(), value=(), unit=None, quality=None, reason=None, faults=(fault,)
             )
+
+
+def _presence(change: Presence) -> PresenceRow:
+    return PresenceRow(sparkplug.NAME, change.address, change.online, change.since_us, change.reason)

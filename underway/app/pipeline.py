@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.batcher import Batcher, BatchLimits
+from ingest.dialects import sparkplug
 from ingest.instants import TimeRules
 from ingest.mqtt_types import Source
 from ingest.resolve import Resolved, Resolver
@@ -43,7 +44,7 @@ from underway.model import (
     to_us,
 )
 from underway.store.copy import first_occurrence
-from underway.store.memory import ClockRow, LateWindow
+from underway.store.memory import ClockRow, LateWindow, MemoryRow, PresenceRow
 from underway.store.quarantine import QuarantineEntry
 from underway.store.telemetry import Checkpoint
 
@@ -180,7 +181,7 @@ class Pipeline:
         self._signatures: tuple[LeakSignatures, ...] = ()
         self._resolver: Resolver | None = None
         self._newest = _Newest()
-        self._clock_changes: list[ClockRow] = []
+        self._carried = BatchFacts()  # learned between batches, stored with the next one
         self._bank: Bank | None = None
         self._parts = CheckpointTurns(self.settings, monotonic_s())
         self._batch_id = 0
@@ -423,7 +424,7 @@ class Pipeline:
         self._batch_id = batch_id
         if part is not None:
             self._part_done(part, batch_id)
-        self._clock_changes = []
+        self._carried = BatchFacts()
         self._learn_clocks(resolved)
         self._newest.take(batch)
         self._see(event)
@@ -470,7 +471,8 @@ class Pipeline:
 
     def _facts_of(self, items: list[Item], resolved: Resolved) -> BatchFacts:
         """Return what is to be stored with the readings of these messages."""
-        facts = BatchFacts(clocks=list(self._clock_changes))
+        carried = self._carried
+        facts = BatchFacts(list(carried.memory), list(carried.presence), list(carried.clocks))
         speaking = resolved.strangers
         for item in items:
             if item.memory:
@@ -489,7 +491,7 @@ class Pipeline:
         assert self._resolver is not None
         for device_id, offset_ms, since_us in self._resolver.learn(resolved):
             log.warning("the clock of device '%s' is %.0f s ahead", device_id, offset_ms / 1000)
-            self._clock_changes.append(ClockRow(device_id, offset_ms, since_us))
+            self._carried.clocks.append(ClockRow(device_id, offset_ms, since_us))
 
     def _save_output(self, tx: Writer, output: StepOutput, batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
         if len(output.expectations):
@@ -588,6 +590,11 @@ class Pipeline:
             if self._bank is not None:
                 for part in self._parts.unsaved():
                     self._save_parts(self._bank, [part])
+                now_at = self._clock.now_at()
+                self._carry(*self._intake.changes(to_us(now_at), everything=True))
+                if self._carried:
+                    with self._store.transaction() as tx:
+                        tx.save_facts(self._carried, now_at)
                 self._store.write_status(self.facts())
         except StoreUnavailable as error:
             log.warning("no last checkpoint: %s", error)
@@ -610,7 +617,10 @@ class Pipeline:
         if found.registry == self._registry and _same_signatures(found.signatures, self._signatures):
             return False
         log.info("the registry changed: %d devices, %d channels", len(found.registry.devices), len(found.registry.channels))
+        known = self._intake.is_registered
         self._take_address_book(found)
+        fresh = [d.spoken_address for d in found.registry.devices if d.dialect == sparkplug.NAME and not known(d.dialect, d.spoken_address)]
+        self._carry((), self._intake.presence_of(fresh))
         self._build()
         return True
 
@@ -620,9 +630,7 @@ class Pipeline:
             return
         self._tick_look_s = now_s
         clock_us = to_us(self._clock.now_at())
-        said = self._intake.due(clock_us)
-        if said:
-            self._source.publish(said)
+        self._let_dialects_speak(clock_us)
         present_us = self._present_us(now_s, clock_us)
         if present_us is None or present_us - self._tick_us < self.settings.tick_us:
             return
@@ -646,6 +654,21 @@ class Pipeline:
             self._bank = None
             raise
         self._tick_us = present_us
+
+    def _let_dialects_speak(self, clock_us: int) -> None:
+        """Publish what a dialect has to say now, and store what it noticed by the mere passing of time."""
+        said = self._intake.due(clock_us)
+        if said:
+            self._source.publish(said)
+        self._carry(*self._intake.changes(clock_us))
+        if self._carried and self._bank is not None and not self._todo:
+            with self._store.transaction() as tx:
+                tx.save_facts(self._carried, from_us(clock_us))
+            self._carried = BatchFacts()
+
+    def _carry(self, memory: Sequence[MemoryRow], presence: Sequence[PresenceRow]) -> None:
+        self._carried.memory.extend(memory)
+        self._carried.presence.extend(presence)
 
     def _present_us(self, now_s: float, clock_us: int) -> int | None:
         """Return the instant up to which silence may be judged now, or None."""
