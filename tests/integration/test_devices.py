@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,12 +16,23 @@ from typer.testing import CliRunner
 
 from ingest.dialects import decode
 from underway.app.cli import app
-from underway.app.devices import RegistrationError, accept, register
+from underway.app.devices import PROBLEMS_SHOWN_MAX, RegistrationError, accept, register
+from underway.app.devices_fields import ROLES
 from underway.app.devices_pending import PendingBook
 from underway.app.devices_plan import Plan
-from underway.app.devices_read import Problems, read_document
+from underway.app.devices_read import CHANNEL_FIELDS, CSV_CHANNEL, DEVICE_FIELDS, FILE_BYTES_MAX, RECORDS_MAX, Problems, read_document
+from underway.app.devices_values import ATTRIBUTES_MAX
 from underway.model import OperatorError, Quantity, to_us
-from underway.store.pending import PendingEntry, PendingStatus, find_pending, list_pending, mark_pending, note_pending
+from underway.store.pending import (
+    CHANNELS_MAX,
+    PENDING_MAX,
+    PendingEntry,
+    PendingStatus,
+    find_pending,
+    list_pending,
+    mark_pending,
+    note_pending,
+)
 from underway.store.registry import load_registry
 from underway.store.status import REGISTRY_CHANNEL
 
@@ -183,15 +196,15 @@ def test_note_pending_keeps_what_was_ignored_and_wakes_what_was_accepted(town: p
     assert {row.entry.address: row.status.value for row in list_pending(town, None, None)} == {"a": "ignored", "b": "pending"}
 
 
-def waiting(conn: psycopg.Connection[Any], times: int = 6) -> None:
+def waiting(conn: psycopg.Connection[Any], times: int = 6, eui: str = EUI) -> None:
     """A logger that nobody registered is heard every quarter of an hour."""
     book = PendingBook()
-    topic = f"application/a/device/{EUI}/event/up"
+    topic = f"application/a/device/{eui}/event/up"
     for i in range(times):
         at = NOW_AT + timedelta(minutes=15 * i)
         message = {
             "time": at.isoformat(),
-            "deviceInfo": {"devEui": EUI, "deviceName": "logger-7", "deviceProfileName": "Logger"},
+            "deviceInfo": {"devEui": eui, "deviceName": "logger-7", "deviceProfileName": "Logger"},
             "fCnt": i,
             "object": {"pressure_bar": {"mean": 3.4}, "pulses": 7},
             "rxInfo": [{"rssi": -98, "snr": 7}],
@@ -359,3 +372,33 @@ def test_command_line_problems_are_json_for_machines(run: Any, conn: psycopg.Con
 def test_command_line_mistake_is_one_sentence(run: Any, conn: psycopg.Connection[Any], words: tuple[str, ...], message: str) -> None:
     imported(conn, "town.yaml", TOWN)
     assert str(run(*words).exception) == message
+
+
+# the page
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
+
+
+def test_page_of_devices_does_what_it_says(run: Any, conn: psycopg.Connection[Any]) -> None:
+    for name, text in re.findall(r"File `([^`]+)`:\n\n```\w+\n(.*?)```", PAGE, re.S):
+        Path(name).write_text(text, encoding="utf-8")
+    commands = [shlex.split(line) for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M) for line in block.splitlines()]
+    assert len(commands) >= 10
+    for words in commands:
+        assert words[:2] == ["underway", "device"]
+        if words[2] == "pending" and len(words) == 3:
+            waiting(conn, eui=EUI[:-2] + "99")
+            note_pending(conn, [entry(EUI[:-2] + "98")])
+        result = run(*words[2:])
+        assert result.exit_code == 0, (words, result.output, result.exception)
+    assert {d["id"] for d in json.loads(run("list", "--json").stdout)["devices"]} == {"fm-1", "pr-1", "lg-7", "lg-8", "lg-9", "br-1"}
+    (said,) = re.findall(r"```text\n(.*?)\n```", PAGE, re.S)
+    assert str(run("import", "wrong.csv").exception) == said
+
+
+def test_page_of_devices_names_every_field_quantity_role_and_limit() -> None:
+    words = set(re.findall(r"[\w.]+", PAGE))
+    named = {*DEVICE_FIELDS, *CHANNEL_FIELDS, *ROLES, *CSV_CHANNEL, *(quantity.value for quantity in Quantity)}
+    assert sorted(named - words) == []
+    for number in (PENDING_MAX, CHANNELS_MAX, FILE_BYTES_MAX // 2**20, f"{RECORDS_MAX:,}", ATTRIBUTES_MAX, PROBLEMS_SHOWN_MAX):
+        assert str(number) in PAGE
