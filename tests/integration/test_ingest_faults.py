@@ -25,7 +25,7 @@ from faults.postgres import wipe
 from faults.scenarios import MOUNT_REFUSED, OUTAGE_S
 from faults.world import make_template
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = ("database-away", "frozen-database", "cut-from-database", "cut-from-broker")
@@ -42,7 +42,7 @@ COMPUTING = (
     "qos-0-ingest-away",
 )
 LANES = 3
-RUN_S_MAX = 240.0
+RUN_S_MAX = 360.0
 LEAST_READINGS = 300
 
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from .ports import free_port
 
 RESTART_S = 0.3
 
@@ -28,6 +31,7 @@ class Ingest:
 
     def __init__(self, folder: Path, database_url: str, mqtt_url: str, settings: dict[str, str] | None = None) -> None:
         self.log_path = folder / "ingest.log"
+        self.metrics_port = free_port()
         self.starts = 0
         self.ended_by_itself: list[int] = []
         own = {name: value for name, value in os.environ.items() if not name.startswith(("UNDERWAY_", "PG"))}
@@ -36,6 +40,7 @@ class Ingest:
             "UNDERWAY_DATABASE_URL": database_url,
             "UNDERWAY_MQTT_URL": mqtt_url,
             "UNDERWAY_CHECKPOINT_S": "2",
+            "UNDERWAY_METRICS_PORT": str(self.metrics_port),
             **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,6 +94,15 @@ class Ingest:
     def is_alive(self) -> bool:
         process = self._process
         return process is not None and process.poll() is None
+
+    def metrics(self) -> str:
+        """Return what it says to Prometheus; empty while it says nothing."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+                text: str = answer.read().decode()
+        except OSError:
+            return ""
+        return text
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
