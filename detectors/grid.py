@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from detectors.contract import NEVER_US, BankOutput, BoolArray, FleetDetector, FloatArray, FrameDetector, Frames, IntArray, merge_outputs
-from detectors.segments import first_of_each, newest_before, ranges
+from detectors.segments import Once, first_of_each, newest_before, ranges
 from detectors.snapshot import pack, unpack
 from detectors.waiting import RowPool, Waiting
 from underway.model import HOUR_US, MINUTE_US, Channel, Hold
@@ -89,6 +89,7 @@ class GridLanes:
         self.closed = np.full(len(lanes), NEVER_US, np.int64)
         self.late_rows = np.zeros(len(lanes), np.int64)
         self._pool = RowPool(cells)
+        self._once = Once(cells)
         self._place = np.zeros(len(lanes), np.int64)
         fleets = dict.fromkeys(d.fleet for d in map(_as_fleet, self.detectors) if d is not None)
         self._fleets = tuple(fleets)
@@ -173,11 +174,11 @@ class GridLanes:
         bucket = (at + self.half_us) // self.grid_us
         on_time = bucket > closed_end[mine]
         if not on_time.all():
-            order = np.argsort(own, kind="stable")
-            sorted_own = own[order]
-            before = np.empty(n, np.int64)
-            before[order] = newest_before(first_of_each(sorted_own), at[order])
-            bound = (np.maximum(before, newest[own]) + interval[own] - self.half_us) // self.grid_us
+            before = newest[own]
+            if not self._once(cell):
+                order = np.argsort(own, kind="stable")
+                before[order] = np.maximum(before[order], newest_before(first_of_each(own[order]), at[order]))
+            bound = (before + interval[own] - self.half_us) // self.grid_us
             judged = bucket <= closed[mine]
             sure = always[own] & (bucket > bound) & ~judged
             unclear = ~(on_time | judged | sure)

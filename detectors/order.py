@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.contract import NEVER_US, BankOutput, BoolArray, FloatArray, IntArray, RowDetector, Rows, merge_outputs, no_output
-from detectors.segments import first_of_each, newest_before
+from detectors.segments import Once, first_of_each, newest_before
 from detectors.snapshot import pack, unpack
 from underway.model import MINUTE_US, Channel, Hold
 
@@ -172,6 +172,7 @@ class ReorderLane:
         self.late_rows = 0
         self._window = _Window(self.gap_us, self.place_us)
         self._waits = np.zeros(len(channels), np.bool_)
+        self._once = Once(len(channels))
 
     @property
     def waiting_rows(self) -> int:
@@ -184,8 +185,11 @@ class ReorderLane:
             return no_output()
         window = self._window
         keep, special, clock = self._sort(column, at, received)
-        passed = column[keep]
-        np.maximum.at(self.place_us, passed, at[keep])
+        if len(keep) == len(column):
+            passed, at_passed = column, at
+        else:
+            passed, at_passed = column[keep], at[keep]
+        np.maximum.at(self.place_us, passed, at_passed)
         refused = len(column) - len(keep) - len(special)
         rows: Rows
         if len(special) or (window.due and window.due[0][0] <= int(clock[-1])):
@@ -194,7 +198,7 @@ class ReorderLane:
         elif len(keep) == len(column):
             rows = Rows(column, at, received, value, behind)
         else:
-            rows = Rows(passed, at[keep], received[keep], value[keep], behind[keep])
+            rows = Rows(passed, at_passed, received[keep], value[keep], behind[keep])
         self.late_rows += refused
         self.clock_us = int(clock[-1])
         return self.detector.step(rows) if len(rows) else no_output()
@@ -230,20 +234,25 @@ class ReorderLane:
     def _sort(self, column: IntArray, at: IntArray, received: IntArray) -> tuple[IntArray, IntArray, IntArray]:
         """Return (rows that pass at once, rows of channels with a gap or with waiting rows, the clock at every row)."""
         clock = np.maximum(np.maximum.accumulate(received), self.clock_us)
-        order = np.argsort(column, kind="stable")
-        sorted_column, sorted_at = column[order], at[order]
-        first = first_of_each(sorted_column)
-        before = np.maximum(newest_before(first, sorted_at), self.place_us[sorted_column])
+        if self._once(column):
+            order, sorted_column, sorted_at = None, column, at
+            before = self.place_us[column]
+        else:
+            order = np.argsort(column, kind="stable")
+            sorted_column, sorted_at = column[order], at[order]
+            before = np.maximum(newest_before(first_of_each(sorted_column), sorted_at), self.place_us[sorted_column])
         fresh = sorted_at > before
         apart = fresh & (sorted_at - before > self.gap_us[sorted_column]) & (before != NEVER_US)
         if self._window.total:
             apart |= self._waits[sorted_column]
-        if not apart.any():
-            return np.sort(order[fresh]) if not fresh.all() else np.arange(len(column)), np.empty(0, np.int64), clock
-        odd = np.zeros(len(self.gap_us), np.bool_)
-        odd[sorted_column[apart]] = True
-        special = odd[sorted_column]
-        return np.sort(order[fresh & ~special]), np.sort(order[special]), clock
+        special = np.zeros(0, np.int64)
+        if apart.any():
+            odd = np.zeros(len(self.gap_us), np.bool_)
+            odd[sorted_column[apart]] = True
+            of_row = odd[sorted_column]
+            fresh &= ~of_row
+            special = np.flatnonzero(of_row) if order is None else np.sort(order[of_row])
+        return np.flatnonzero(fresh) if order is None else np.sort(order[fresh]), special, clock
 
     def _special(
         self,

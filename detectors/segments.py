@@ -63,3 +63,25 @@ def newest_before(first: BoolArray, at_us: IntArray) -> IntArray:
         before[1:] = values[np.minimum(np.maximum.accumulate(floor + rank)[:-1] - floor[:-1], len(values) - 1)]
     before[first] = NEVER_US
     return before
+
+
+class Once:
+    """Finds out whether every number of an array is there once, which spares a sort; the common case of small batches.
+
+    Examples
+    --------
+    >>> once = Once(5)
+    >>> once(np.array([4, 0, 2])), once(np.array([4, 0, 4]))
+    (True, False)
+    """
+
+    def __init__(self, size: int) -> None:
+        self._mark = np.zeros(size, np.int32)
+
+    def __call__(self, number: IntArray) -> bool:
+        """Return whether no entry of `number` (0 .. size - 1) comes twice."""
+        if len(number) > len(self._mark):
+            return False
+        rank = np.arange(len(number), dtype=np.int32)
+        self._mark[number] = rank
+        return bool((self._mark[number] == rank).all())

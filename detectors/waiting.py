@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.contract import BoolArray, FloatArray, IntArray
-from detectors.segments import first_of_each
+from detectors.segments import Once, first_of_each
 
 _FIRST_ROWS = 256
 
@@ -45,6 +45,7 @@ class RowPool:
 
     def __init__(self, cells: int) -> None:
         self._head = np.full(cells, -1, np.int32)
+        self._once = Once(cells)
         self._next = np.empty(0, np.int32)
         self._at = np.empty(0, np.int64)
         self._value = np.empty(0, np.float64)
@@ -60,12 +61,17 @@ class RowPool:
         n = len(cell)
         if not n:
             return
-        order = np.argsort(cell, kind="stable")
-        cell = cell[order]
         while self._free_count < n:
             self._grow()
         self._free_count -= n
         place = self._free[self._free_count : self._free_count + n].copy()
+        if self._once(cell):
+            self._at[place], self._value[place], self._behind[place] = at_us, value, behind
+            self._next[place] = self._head[cell]
+            self._head[cell] = place
+            return
+        order = np.argsort(cell, kind="stable")
+        cell = cell[order]
         self._at[place], self._value[place], self._behind[place] = at_us[order], value[order], behind[order]
         first = first_of_each(cell)
         chain = np.empty(n, np.int32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from river.linear_model import BayesianLinearRegression
 
 from detectors.contract import FloatArray
 
@@ -43,6 +42,9 @@ class BayesForecast:
     """
 
     def __init__(self, width: int, noise_sd: float) -> None:
+        # here, not above: river brings 80 MB of memory with it, and a site without bridges and drains has no use for it
+        from river.linear_model import BayesianLinearRegression
+
         self._names = tuple(range(width))
         self._noise_sd = noise_sd
         self._model: Any = BayesianLinearRegression(alpha=1.0, beta=1.0 / noise_sd**2)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detectors.contract import NEVER_US, BankOutput, BoolArray, FloatArray, IntArray, OutputWriter, Rows, no_output
-from detectors.segments import first_of_each
+from detectors.segments import Once, first_of_each
 from detectors.snapshot import pack, unpack
 from underway.model import (
     DAY_US,
@@ -92,6 +92,7 @@ class FlatLine:
         self.stuck_live = np.zeros(n, np.bool_)
         self.changes = np.zeros(n, np.int8)
         number: dict[str, int] = {}
+        self._once = Once(n)
         self._device = np.array([number.setdefault(c.device_id, len(number)) for c in channels], np.int32)
         self._stuck = 0
 
@@ -113,18 +114,27 @@ class FlatLine:
 
     def step(self, rows: Rows) -> BankOutput:
         """Judge readings in order."""
-        order = np.argsort(rows.column, kind="stable")
-        column, value, at = rows.column[order], rows.value[order], rows.at_us[order]
-        first = first_of_each(column)
-        begin = np.flatnonzero(first)
-        count = np.diff(np.append(begin, len(column)))
-        mine = column[begin]
-        self.first_us[mine] = np.where(self.first_us[mine] == NEVER_US, at[begin], self.first_us[mine])
-        before = np.empty(len(value))
-        before[1:] = value[:-1]
-        before[begin] = self.last[mine]
-        same = value == before
-        run = self._runs(same, begin, count, mine)
+        if self._once(rows.column):
+            order = begin = np.arange(len(rows))
+            count = np.ones(len(rows), np.int64)
+            column, value, at = rows.column, rows.value, rows.at_us
+            mine = column
+            same = value == self.last[mine]
+            run = np.where(same, self.run[mine] + 1, 0)
+        else:
+            order = np.argsort(rows.column, kind="stable")
+            column, value, at = rows.column[order], rows.value[order], rows.at_us[order]
+            begin = np.flatnonzero(first_of_each(column))
+            count = np.diff(np.append(begin, len(column)))
+            mine = column[begin]
+            before = np.empty(len(value))
+            before[1:] = value[:-1]
+            before[begin] = self.last[mine]
+            same = value == before
+            run = self._runs(same, begin, count, mine)
+        new = self.first_us[mine] == NEVER_US
+        if new.any():
+            self.first_us[mine[new]] = at[begin[new]]
         suspect = self._suspects(run, same, begin, mine, at)
         if not suspect.any():
             self._learn(slice(None), mine, value, at, same, run, begin, count)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from detectors.contract import NEVER_US, BankOutput, BoolArray, IntArray, OutputWriter, Rows
-from detectors.segments import first_of_each, newest_before
+from detectors.segments import Once, first_of_each, newest_before
 from detectors.snapshot import pack, unpack
 from underway.model import (
     HOUR_US,
@@ -127,6 +127,7 @@ class NoData:
         self.clock_us = NEVER_US
         self.lost: dict[str, _Lost] = {}
         self._number = row
+        self._once = Once(len(ids))
         self._is_lost = np.zeros(len(ids), np.bool_)
 
     def covers(self, hold: Hold) -> bool:
@@ -172,7 +173,7 @@ class NoData:
     def _take(self, device: IntArray, at: IntArray, received: IntArray) -> None:
         if not len(at):
             return
-        if len(at) > 1:
+        if not self._once(device):
             order = np.argsort(device, kind="stable")
             device, at, received = device[order], at[order], received[order]
             fresh = at > np.maximum(newest_before(first_of_each(device), at), self.newest_us[device])

@@ -99,7 +99,7 @@ class InflowFleet:
         self._is_pressure[ranges(self._series_start + 1, sensors)] = True
         floor = np.concatenate([z.floor for z in zones]) if n else np.empty(0)
         self.standing = StandingGuard(len(self._is_flow), STANDING_STEPS)
-        self.profile = SlotProfile(floor)
+        self.profile = SlotProfile(floor, np.concatenate([z.per_knot for z in zones]) if n else np.empty(0, np.int64))
         self.pressures = PressureTracker(sensors.tolist(), 1 + tanks, floor[self._is_pressure])
         self.noise = NoiseModels(n, K_MIN)
         self.offset = np.zeros(total)
@@ -201,26 +201,36 @@ class InflowFleet:
         if len(some):
             who, rows = z[some].tolist(), net[some]
             out.add([zones[i].signals[0] for i in who], [zones[i].baseline for i in who], at_us[some], value[rows], shown[rows], sd[rows])
-        half_hour = base % SHOWN_STEPS == 0
-        width = self._series[z] - 1 - self.tanks
-        for i in np.flatnonzero((half_hour | self.frozen[z]) & (width > 0)).tolist():
-            number = int(z[i])
-            mine = slice(int(net[i]) + 1, int(net[i] + 1 + width[i]))
-            seen, wanted = value[mine], shown[mine]
-            if not self.frozen[number]:
-                seen, wanted = self._half_hour(number, int(at_us[i]), seen, wanted)
-            zones[number].write_pressures(int(at_us[i]), seen, wanted, sd[mine], zones[number].baseline, out)
+        if self.frozen[z].any():
+            width = self._series[z] - 1 - self.tanks
+            for i in np.flatnonzero(self.frozen[z]).tolist():
+                mine = slice(int(net[i]) + 1, int(net[i] + 1 + width[i]))
+                zones[z[i]].write_pressures(int(at_us[i]), value[mine], shown[mine], sd[mine], zones[z[i]].baseline, out)
+        quiet = (base % SHOWN_STEPS == 0) & ~self.frozen[z]
+        if quiet.any():
+            mine = self._is_pressure[series] & np.repeat(quiet, self._series[z])
+            self._write_half_hours(z[quiet], at_us[quiet], series[mine], shown[mine], sd[mine], out)
 
-    def _half_hour(self, number: int, at_us: int, seen: FloatArray, wanted: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return means over the half hour that ends now, of the grid times with a reading; NaN where there is none or nothing is known."""
-        recent = self.recent(number, SHOWN_STEPS)
-        inside = recent.at_us > at_us - SHOWN_STEPS * SLOT_US
-        pressures = slice(1, 1 + len(seen))
-        value, expected = recent.value[inside, pressures], recent.expected[inside, pressures]
-        good = np.isfinite(value) & np.isfinite(expected)
-        count = np.where(np.isfinite(wanted), np.maximum(good.sum(axis=0), 0), 0)
-        count = np.where(count > 0, count, np.nan)
-        return np.where(good, value, 0.0).sum(axis=0) / count, np.where(good, expected, 0.0).sum(axis=0) / count
+    def _write_half_hours(self, z: IntArray, at_us: IntArray, series: IntArray, shown: FloatArray, sd: FloatArray, out: OutputRows) -> None:
+        """Write pressures as means over the half hour that ends now, of the grid times with a reading."""
+        width = self._series[z] - 1 - self.tanks
+        zone = np.repeat(np.arange(len(z)), width)
+        count, value, expected = np.zeros(len(series)), np.zeros(len(series)), np.zeros(len(series))
+        for back in range(SHOWN_STEPS):
+            place = (self.rows[z] - 1 - back) % _RING
+            inside = (self.rows[z] > back) & (self._ring_at[z, place] > at_us - SHOWN_STEPS * SLOT_US)
+            seen, wanted = self._ring_value[place[zone], series], self._ring_expected[place[zone], series]
+            good = np.isfinite(seen) & np.isfinite(wanted) & inside[zone]
+            count += good
+            value += np.where(good, seen, 0.0)
+            expected += np.where(good, wanted, 0.0)
+        some = np.flatnonzero((count > 0) & np.isfinite(shown) & np.isfinite(sd))
+        if not len(some):
+            return
+        count = count[some]
+        signals = [s for i in z.tolist() for s in self.zones[i].signals[2:]]
+        baseline = [self.zones[i].baseline for i in z[zone[some]].tolist()]
+        out.add([signals[i] for i in some.tolist()], baseline, at_us[zone[some]], value[some] / count, expected[some] / count, sd[some])
 
     def _nights(
         self, z: IntArray, at_us: IntArray, day: IntArray, slot: IntArray, flow: FloatArray, historical: BoolArray, out: OutputRows
@@ -321,12 +331,9 @@ class InflowFleet:
         base = self._ring_base[z, place][zone]
         value = self._ring_value[place[zone], series].astype(np.float64)
         expected = self._ring_expected[place[zone], series].astype(np.float64)
-        mean, _, _ = self.profile.expect(base, series)
-        level = expected - mean
-        level = np.where(np.isfinite(level), level, 0.0)
         value[net] -= self.extra[z]
-        level[net] -= self.extra[z]
-        self.profile.learn(base, series, value, level)
+        expected[net] -= self.extra[z]
+        self.profile.learn(base, series, value, expected)
         self.unlearned[z] = WAIT_STEPS
 
     # -- one zone -------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from detector_town import (
     experienced,
     faulty_tail,
     make_batch,
+    make_registry,
+    make_signatures,
     make_subject,
     plain,
     quiet_tail,
@@ -199,3 +201,133 @@ def test_bank_restore_after_a_change_of_the_registry_keeps_untouched_lanes() -> 
     assert "zone-inflow@1/z2" in other.restored.kept
     assert set(other.restored.fresh) == {"zone-inflow@1/z1", "flat-line@1/all", "no-data@1/town"}
     assert other.registry_fingerprint != bank.registry_fingerprint
+
+
+# -- late rows, the reorder window, and parts -------------------------------------------------------------------------------------
+
+
+def disordered(batch: ReadingBatch, seed: int, share: float = 0.03) -> ReadingBatch:
+    """Return the rows in an order in which some come up to 600 rows later than they should, with a reception to match."""
+    rng = np.random.default_rng(seed)
+    n = len(batch)
+    place = np.arange(n) + np.where(rng.random(n) < share, rng.integers(0, 600, n), 0)
+    order = np.argsort(place, kind="stable")
+    moved = batch.take(order)
+    received = np.maximum.accumulate(moved.received_us)
+    return ReadingBatch(moved.channel_id, moved.observed_us, received, moved.value, moved.quality, moved.reason, moved.flags)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(draw=st.data(), seed=seeds)
+def test_law_splitting_a_batch_in_disorder_anywhere_changes_nothing(name: str, draw: st.DataObject, seed: int) -> None:
+    batch = disordered(faulty_tail(seed % 4), seed)
+    whole, split = experienced(name), experienced(name)
+    edges = cuts(draw, len(batch))
+    outputs = [split.step(batch.take(slice(a, b))) for a, b in itertools.pairwise(edges)]
+    assert plain([whole.step(batch)]) == plain(outputs)
+    assert whole.state() == split.state()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(draw=st.data(), seed=seeds)
+def test_law_late_says_what_step_then_refuses(name: str, draw: st.DataObject, seed: int) -> None:
+    batch = disordered(faulty_tail(seed % 4), seed)
+    bank = experienced(name)
+    edges = cuts(draw, len(batch))
+    refused = 0
+    for a, b in itertools.pairwise(edges):
+        part, state, before = batch.take(slice(a, b)), bank.state(), bank.late_rows
+        lanes, late = bank.late_lanes(part), bank.late(part)
+        assert bank.state() == state
+        bank.step(part)
+        assert sum(len(rows) for _, rows in lanes) == bank.late_rows - before
+        assert late.sum() == len(set(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in lanes)]).tolist()))
+        refused += int(late.sum())
+    if name != "no-data@1/town":
+        assert refused > 0
+
+
+@pytest.mark.parametrize("name", ["flat-line@1/all", BANK])
+@few
+@given(seed=seeds)
+def test_law_rows_of_a_channel_shuffled_within_the_window_give_the_same_findings(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = faulty_tail(seed % 4)
+    # four grid times are received at one instant, each channel's rows in an order of its own: nothing is judged between them
+    group = (batch.observed_us - batch.observed_us[0] + 60_000_000) // (4 * 300_000_000)
+    received = batch.observed_us[0] + (group + 1) * 4 * 300_000_000
+    mixed = np.lexsort((rng.random(len(batch)), group))
+    # roughness is irregular: rows within 1.5 intervals are taken as they come, see `detectors.order`
+    still = np.isin(batch.channel_id, (8, 9))
+    order = mixed.copy()
+    order[still[mixed]] = np.flatnonzero(still)
+    batch = ReadingBatch(batch.channel_id, batch.observed_us, received, batch.value, batch.quality, batch.reason, batch.flags)
+    ours, theirs = experienced(name), experienced(name)
+    kinds = {FindingKind.METER_STUCK}
+    expected = [f for f in ours.step(batch).findings if f.kind in kinds]
+    got = [f for f in theirs.step(batch.take(order)).findings if f.kind in kinds]
+    assert expected
+    assert sorted(map(repr, expected)) == sorted(map(repr, got))
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@few
+@given(draw=st.data(), seed=st.integers(0, 3))
+def test_law_state_by_parts_at_any_index_equals_the_whole(name: str, draw: st.DataObject, seed: int) -> None:
+    batch = faulty_tail(seed)
+    edges = cuts(draw, len(batch))
+    steady, saved, mark = experienced(name), {}, {}
+    batches = [batch.take(slice(a, b)) for a, b in itertools.pairwise(edges)]
+    expected = []
+    for i, part in enumerate(batches):
+        # as ingest does it: one part at a time, each with its own mark
+        turn = steady.parts()[i % len(steady.parts())]
+        saved[turn], mark[turn] = steady.part_state(turn), i
+        expected.append(steady.step(part))
+    for turn in steady.parts():
+        if turn not in saved:
+            saved[turn], mark[turn] = experienced(name).part_state(turn), 0
+    moved = make_subject(name)
+    for turn in draw.draw(st.permutations(sorted(saved)), label="order"):
+        moved.restore_part(turn, saved[turn])
+    assert sorted(moved.parts()) == sorted(saved)
+    assert moved.restored.fresh == ()
+    got = []
+    for i, part in enumerate(batches):
+        behind = [turn for turn in moved.parts() if mark[turn] <= i]
+        if behind:
+            got.append(moved.step(part, behind))
+    assert steady.state() == moved.state()
+    assert set(plain(got).findings) <= set(plain(expected).findings)
+
+
+def test_bank_parts_lane_stays_in_the_part_in_which_it_was_stored_when_the_registry_grows() -> None:
+    bank = experienced(BANK)
+    less = bank.registry
+    smaller = type(less)(less.site, less.zones[:1], less.assets, less.devices, tuple(c for c in less.channels if c.zone_id == "z1"))
+    old = Bank(smaller)
+    old.step(make_batch(0, 288, 1))
+    names = old.parts()
+    stored = {name: old.part_state(name) for name in names}
+    new = Bank(type(less)(less.site, less.zones, less.assets, less.devices, less.channels))
+    for name, state in stored.items():
+        new.restore_part(name, state)
+    # channel 2 touches zone 1, so its lane begins anew; every lane is in one part, and every part has a lane
+    assert "zone-inflow@1/z1" in new.restored.fresh
+    assert sorted(key for key in new.lane_keys) == sorted(set(new.restored.kept) | set(new.restored.fresh))
+    again = Bank(new.registry)
+    for name in new.parts():
+        again.restore_part(name, new.part_state(name))
+    assert again.restored.fresh == ()
+    assert again.state() == new.state()
+
+
+def test_bank_of_some_lanes_judges_as_the_whole_bank_does() -> None:
+    whole, some = experienced(BANK), Bank(make_registry(), make_signatures()).only(["zone-inflow@1/z1", "flat-line@1/all"], [4])
+    assert set(some.lane_keys) == {"zone-inflow@1/z1", "flat-line@1/all"}
+    some.step(make_batch(0, PAST_DAYS * 288, 1))
+    ours, theirs = some.step(faulty_tail(1)).findings, whole.step(faulty_tail(1)).findings
+    assert {repr(f) for f in ours} == {repr(f) for f in theirs if f.kind is FindingKind.LEAK_BURST or (f.asset_id == "device:pr-2")}
+    assert some.warm_up_us("zone-inflow@1/z1") == 14 * 86_400_000_000

@@ -56,30 +56,30 @@ ONE = np.zeros(1, np.int64)
 
 
 def test_slot_profile_outlier_moves_the_mean_by_three_standard_deviations_at_most() -> None:
-    profile = SlotProfile(np.array([0.1]))
+    profile = SlotProfile(np.array([0.1]), ONE + 2)
     rng = np.random.default_rng(1)
     for _ in range(10):
         for slot in range(SLOTS):
-            profile.learn(ONE + slot, ONE, np.array([30 + rng.normal()]), np.zeros(1))
+            profile.learn(ONE + slot, ONE, np.array([30 + rng.normal()]), np.array([np.nan]))
     before, sd, days = profile.expect(ONE + 100, ONE)
-    profile.learn(ONE + 100, ONE, np.array([3000.0]), np.zeros(1))
+    profile.learn(ONE + 100, ONE, np.array([3000.0]), np.array([np.nan]))
     moved = profile.expect(ONE + 100, ONE)[0] - before
     assert 0 < moved[0] <= 3.1 * sd[0] * np.sqrt(1 + 1 / days[0]) / (days[0] + 1)
 
 
 def test_slot_profile_gap_is_not_learned() -> None:
-    profile = SlotProfile(np.array([0.1]))
-    profile.learn(ONE + 5, ONE, np.array([np.nan]), np.zeros(1))
+    profile = SlotProfile(np.array([0.1]), ONE + 2)
+    profile.learn(ONE + 5, ONE, np.array([np.nan]), np.array([30.0]))
     assert profile.expect(ONE + 5, ONE)[2].tolist() == [0.0]
 
 
 def test_slot_profile_series_do_not_touch_each_other() -> None:
     rng = np.random.default_rng(2)
-    both, alone = SlotProfile(np.array([0.1, 0.2])), SlotProfile(np.array([0.2]))
+    both, alone = SlotProfile(np.array([0.1, 0.2]), np.array([2, 1])), SlotProfile(np.array([0.2]), ONE + 1)
     for step in range(4 * SLOTS):
         base, value = step % (2 * SLOTS), rng.normal(50, 3, 2)
-        both.learn(np.array([base, base]), np.array([0, 1]), value, np.zeros(2))
-        alone.learn(np.array([base]), ONE, value[1:], np.zeros(1))
+        both.learn(np.array([base, base]), np.array([0, 1]), value, np.full(2, 50.0))
+        alone.learn(np.array([base]), ONE, value[1:], np.full(1, 50.0))
     for base in (0, 100, 300):
         ours = both.expect(np.array([base]), np.array([1]))
         assert [a.tolist() for a in ours] == [a.tolist() for a in alone.expect(np.array([base]), ONE)]
