@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -107,14 +106,10 @@ class FrameMemory:
         return _step(self._frames.get(device), counter, observed_us)[0]
 
     def take(self, device: str, counter: FrameCounter, observed_us: int | None = None) -> FrameVerdict:
-        """Return what `counter` says, and remember it: to be called when the frame is stored."""
+        """Return what `counter` says, and remember it; parameters as `judge`."""
         verdict, frames = _step(self._frames.get(device), counter, observed_us)
         self._keep(device, frames)
         return verdict
-
-    def trial(self) -> FrameTrial:
-        """Return an overlay that judges the frames of one batch and remembers them only when it is kept."""
-        return FrameTrial(self)
 
     def dump(self, device: str) -> bytes | None:
         """Return what is remembered of a device, for the table ``dialect_memory``; None: nothing."""
@@ -138,45 +133,6 @@ class FrameMemory:
         if len(self._frames) > self._devices_max:
             del self._frames[next(iter(self._frames))]
             self.forgotten += 1
-
-
-class FrameTrial:
-    """Judges the frames of one batch, also against each other; the memory learns of them by `keep`, after the commit.
-
-    Examples
-    --------
-    >>> memory = FrameMemory()
-    >>> trial = memory.trial()
-    >>> [trial.judge("a", FrameCounter("s1", 7), 10_000_000).value for _ in range(2)], len(memory)
-    (['new', 'repeated'], 0)
-    >>> trial.keep()
-    >>> memory.judge("a", FrameCounter("s1", 7), 10_000_000).value
-    'repeated'
-    """
-
-    __slots__ = ("_memory", "_own")
-
-    def __init__(self, memory: FrameMemory) -> None:
-        self._memory = memory
-        self._own: dict[str, _Frames] = {}
-
-    def judge(self, device: str, counter: FrameCounter, observed_us: int | None = None) -> FrameVerdict:
-        """Return what `counter` says, and remember it for the rest of the batch; parameters as `FrameMemory.judge`."""
-        verdict, frames = _step(self._own.get(device) or self._memory._frames.get(device), counter, observed_us)
-        if verdict is not FrameVerdict.REPEATED:
-            self._own[device] = frames
-        return verdict
-
-    def dumps(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the devices whose memory changes, with their new state: to be written in the transaction of the batch."""
-        for device, frames in self._own.items():
-            yield device, _dump(frames)
-
-    def keep(self) -> None:
-        """Hand what was judged to the memory: to be called after the commit, once."""
-        for device, frames in self._own.items():
-            self._memory._keep(device, frames)
-        self._own.clear()
 
 
 def _step(frames: _Frames | None, counter: FrameCounter, observed_us: int | None) -> tuple[FrameVerdict, _Frames]:

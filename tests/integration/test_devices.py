@@ -15,13 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest.dialects import decode
+from ingest.mqtt_types import Message
+from ingest.resolve import Resolver
 from underway.app.cli import app
-from underway.app.devices import PROBLEMS_SHOWN_MAX, RegistrationError, accept, register
+from underway.app.devices import BEFORE_FIRST_HEARD, PROBLEMS_SHOWN_MAX, RegistrationError, accept, register
 from underway.app.devices_fields import ROLES
-from underway.app.devices_pending import PendingBook
 from underway.app.devices_plan import Plan
 from underway.app.devices_read import CHANNEL_FIELDS, CSV_CHANNEL, DEVICE_FIELDS, FILE_BYTES_MAX, RECORDS_MAX, Problems, read_document
 from underway.app.devices_values import ATTRIBUTES_MAX
+from underway.app.intake import Item
+from underway.app.strangers import Strangers
 from underway.model import OperatorError, Quantity, to_us
 from underway.store.pending import (
     CHANNELS_MAX,
@@ -170,6 +173,13 @@ def test_note_pending_counts_merges_and_is_heard_once(town: psycopg.Connection[A
     assert found.channels == {"p": {"example": 3.5}, "t": {"example": 8.0}}
 
 
+def test_note_pending_of_odd_texts_keeps_what_a_database_can(town: psycopg.Connection[Any]) -> None:
+    odd = entry("a", topic="t\x00", details={"a\x00": "b\ud800" + "x" * 999, "n": float("nan")}, channels={"c\x00": {"example": 1.0}})
+    assert note_pending(town, [odd, entry("b\x00"), entry("\ud800")]) == 1
+    (row,) = list_pending(town)
+    assert (row.entry.topic, row.entry.details, row.entry.channels) == ("t?", {"a?": "b?" + "x" * 298, "n": None}, {"c?": {"example": 1.0}})
+
+
 def test_note_pending_of_a_registered_device_notes_nothing(town: psycopg.Connection[Any]) -> None:
     assert note_pending(town, [entry("70b3d5499a1b2c00"), entry("fm-1", dialect="native")]) == 0
     assert list_pending(town, None, None) == ()
@@ -198,7 +208,6 @@ def test_note_pending_keeps_what_was_ignored_and_wakes_what_was_accepted(town: p
 
 def waiting(conn: psycopg.Connection[Any], times: int = 6, eui: str = EUI) -> None:
     """A logger that nobody registered is heard every quarter of an hour."""
-    book = PendingBook()
     topic = f"application/a/device/{eui}/event/up"
     for i in range(times):
         at = NOW_AT + timedelta(minutes=15 * i)
@@ -209,9 +218,12 @@ def waiting(conn: psycopg.Connection[Any], times: int = 6, eui: str = EUI) -> No
             "object": {"pressure_bar": {"mean": 3.4}, "pulses": 7},
             "rxInfo": [{"rssi": -98, "snr": 7}],
         }
+        strangers = Strangers()
         dialect, decoded = decode(topic, json.dumps(message).encode())
-        book.note(dialect, topic, decoded, to_us(at))
-    note_pending(conn, book.drain())
+        heard = Message(topic, b"", to_us(at), (1, i + 1))
+        noted = strangers.note(Item(dialect, decoded, to_us(at), heard), lambda *_: False, "north")
+        assert noted is not None
+        note_pending(conn, [noted])
 
 
 LATER_AT = NOW_AT + timedelta(hours=2)
@@ -231,7 +243,7 @@ def test_accept_registers_what_can_be_guessed_and_takes_it_off_the_list(town: ps
         EUI,
         "z1",
         "Logger",
-        NOW_AT,
+        NOW_AT - BEFORE_FIRST_HEARD,
     )
     assert device.attributes["name"] == "logger-7"
     mine = {c.name: c for c in registry.channels if c.device_id == "pr-7"}
@@ -245,6 +257,18 @@ def test_accept_registers_what_can_be_guessed_and_takes_it_off_the_list(town: ps
     assert str(caught.value) == (
         "a device must be on the list to be accepted or ignored, got chirpstack device '70B3D5499A1B2C3D'; see 'underway device pending'"
     )
+
+
+def test_accepted_device_gives_readings_of_what_it_said_first(town: psycopg.Connection[Any]) -> None:
+    waiting(town)
+    accepted(town, "pressure=pressure_bar.mean")
+    registry = load_registry(town)
+    said = {"time": NOW_AT.isoformat(), "deviceInfo": {"devEui": EUI}, "object": {"pressure_bar": {"mean": 3.4}}}
+    dialect, decoded = decode(f"application/a/device/{EUI}/event/up", json.dumps(said).encode())
+    resolved = Resolver(registry).resolve([(dialect, decoded, to_us(NOW_AT) + 700_000)])
+    assert [fault.message for _, fault in resolved.faults] == []
+    pressure = next(c for c in registry.channels if c.device_id == "pr-7")
+    assert (resolved.batch.channel_id.tolist(), resolved.batch.value.tolist()) == ([pressure.channel_id], [340.0])
 
 
 def test_accept_with_channels_named_takes_only_those(town: psycopg.Connection[Any]) -> None:

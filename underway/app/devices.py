@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from underway.store.registry import ids_elsewhere, load_registry, save_registry,
 
 PROBLEMS_SHOWN_MAX = 50
 EXAMPLES_MAX = 5
+BEFORE_FIRST_HEARD = timedelta(days=1)
+"""Readings from before a device was registered are refused; its first messages, replayed from quarantine, say what was a while before."""
 
 Told = Callable[[str], None]
 
@@ -306,8 +308,7 @@ def _accepted(
     entry = row.entry
     fields: dict[str, Any] = {"device_id": device_id, "dialect": entry.dialect, "address": entry.address}
     if is_new:
-        # readings from before a device was registered are refused: it was there when it was first heard
-        fields["registered_at"] = entry.first_at.isoformat()
+        fields["registered_at"] = (entry.first_at - BEFORE_FIRST_HEARD).isoformat()
         fields["attributes"] = dict(entry.details)
     if entry.model:
         fields["model"] = entry.model

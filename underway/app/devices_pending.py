@@ -1,99 +1,21 @@
-"""Devices that wait to be accepted: what the pipeline notes of them, and what can be guessed from what they said. Pure."""
+"""Devices that wait to be accepted: what can be guessed from what they said. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 
-from ingest.decoded import CHANNEL_CHARS_MAX, CHANNEL_PATTERN, Decoded
+from ingest.decoded import CHANNEL_CHARS_MAX, CHANNEL_PATTERN
 from ingest.units import conversion
 from underway.app.devices_fields import ROLES
 from underway.app.devices_read import nearest
-from underway.model import CANONICAL_UNIT, OperatorError, Quantity, from_us
-from underway.store.pending import CHANNELS_MAX, PendingEntry, PendingRow, merge
+from underway.model import CANONICAL_UNIT, OperatorError, Quantity
+from underway.store.pending import PendingRow
 
-BOOK_MAX = 5_000
-TOPIC_CHARS_MAX = 300
 INTERVALS_S = (60, 300, 600, 900, 1200, 1800, 3600, 7200, 10_800, 14_400, 21_600, 43_200, 86_400)
 MESSAGES_FOR_INTERVAL_MIN = 5
-
-
-class PendingBook:
-    """Collects who is not registered between two writes, so that a device that sends a thousand times a second costs one row.
-
-    Parameters
-    ----------
-    devices_max : int
-        Most devices between two writes; beyond it `dropped` counts messages.
-
-    Examples
-    --------
-    >>> book = PendingBook()
-    >>> for second in (1, 2):
-    ...     book.note("native", "uw/town/pr-9/telemetry", Decoded("pr-9", ("flow",), (0,), (41.7,), ("L/s",)), second * 1_000_000)
-    >>> [(e.address, e.kind, e.count, e.channels) for e in book.drain()], len(book)
-    ([('pr-9', 'uplink', 2, {'flow': {'example': 41.7, 'unit': 'L/s'}})], 0)
-    """
-
-    def __init__(self, devices_max: int = BOOK_MAX) -> None:
-        self.dropped = 0
-        self._devices_max = devices_max
-        self._entries: dict[tuple[str, str], PendingEntry] = {}
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def note(self, dialect: str, topic: str, decoded: Decoded, received_us: int) -> None:
-        """Note one message of a device that the registry does not know."""
-        entry = pending_entry(dialect, topic, decoded, from_us(received_us))
-        if entry is None:
-            return
-        key = dialect, entry.address
-        before = self._entries.get(key)
-        if before is None and len(self._entries) >= self._devices_max:
-            self.dropped += 1
-            return
-        self._entries[key] = entry if before is None else merge(before, entry)
-
-    def drain(self) -> list[PendingEntry]:
-        """Return what was noted since the last time, for `underway.store.pending.note_pending`."""
-        entries = list(self._entries.values())
-        self._entries = {}
-        return entries
-
-
-def pending_entry(dialect: str, topic: str, decoded: Decoded, at: datetime) -> PendingEntry | None:
-    """Return what one message says of its device; None when it does not say who speaks."""
-    if not decoded.device or "\x00" in decoded.device:
-        return None
-    announced = decoded.announcement
-    channels: dict[str, dict[str, object]] = {}
-    for channel in announced.channels if announced is not None else ():
-        channels[channel.address] = {} if channel.unit is None else {"unit": channel.unit}
-    units = decoded.unit or (None,) * len(decoded.channel)
-    for name, value, unit in zip(decoded.channel, decoded.value, units, strict=True):
-        if len(channels) >= CHANNELS_MAX and name not in channels:
-            break
-        said = channels.setdefault(name, {})
-        said["example"] = value
-        if unit is not None:
-            said["unit"] = unit
-    return PendingEntry(
-        dialect,
-        decoded.device,
-        "uplink" if announced is None else announced.kind,
-        at,
-        at,
-        topic[:TOPIC_CHARS_MAX].replace("\x00", "?"),
-        1,
-        decoded.site_id,
-        "" if announced is None else announced.model,
-        {} if announced is None else announced.details,
-        {name: said for name, said in channels.items() if "\x00" not in name},
-    )
 
 
 @dataclass(frozen=True, slots=True)

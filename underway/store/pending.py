@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,7 +16,8 @@ from psycopg.types.json import Jsonb
 PENDING_MAX = 2000
 """Most devices of one site on the list; those that were silent longest are forgotten, ignored ones last."""
 CHANNELS_MAX = 200
-"""Most channels that are kept of one device."""
+"""Most channels that are kept of one device; also most details."""
+TEXT_CHARS_MAX = 300
 
 
 class PendingStatus(StrEnum):
@@ -89,8 +91,8 @@ def note_pending(conn: Connection[Any], entries: Sequence[PendingEntry], pending
         [e.first_at for e in merged],
         [e.last_at for e in merged],
         [e.count for e in merged],
-        [e.topic for e in merged],
-        [Jsonb({"model": e.model, "details": dict(e.details), "channels": {k: dict(v) for k, v in e.channels.items()}}) for e in merged],
+        [_text(e.topic) for e in merged],
+        [Jsonb(_plain({"model": e.model, "details": e.details, "channels": e.channels})) for e in merged],
     ]
     with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         fresh = cursor.execute(_NOTE, columns).fetchall()
@@ -194,6 +196,8 @@ def _merged(entries: Sequence[PendingEntry]) -> list[PendingEntry]:
     """Return one entry a device."""
     found: dict[tuple[str, str], PendingEntry] = {}
     for entry in entries:
+        if "\x00" in entry.address or not entry.address.isprintable():
+            continue  # no device that anybody could name
         key = entry.dialect, entry.address
         before = found.get(key)
         found[key] = _capped(entry) if before is None else merge(before, entry)
@@ -224,3 +228,18 @@ def _capped(entry: PendingEntry) -> PendingEntry:
     if len(entry.channels) <= CHANNELS_MAX:
         return entry
     return replace(entry, channels=dict(list(entry.channels.items())[:CHANNELS_MAX]))
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values as the database takes them: bounded texts without zero bytes, finite numbers."""
+    if isinstance(value, Mapping):
+        return {_text(str(name)): _plain(item) for name, item in list(value.items())[:CHANNELS_MAX]}
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float)) else _text(str(value))
+
+
+def _text(value: str) -> str:
+    return value[:TEXT_CHARS_MAX].replace("\x00", "?").encode("utf-8", "replace").decode()

@@ -5,14 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.decoded import AnnouncedChannel, Announcement, Decoded
 from underway.app.devices_fields import ROLES, normal_address
-from underway.app.devices_pending import PendingBook, channel_name, guess_channel, guess_interval_s, parse_wish, pending_entry
+from underway.app.devices_pending import channel_name, guess_channel, guess_interval_s, parse_wish
 from underway.model import OperatorError, Quantity
-from underway.store.pending import CHANNELS_MAX, PendingEntry, PendingRow, PendingStatus, merge
+from underway.store.pending import PendingEntry, PendingRow, PendingStatus, merge
 
 NOW_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-BIRTH = Announcement("birth", (AnnouncedChannel("Flow/m3h", "m3/h"), AnnouncedChannel("Battery/V")), "RTU", {"edge": "rtu-1"})
 
 
 def entry(**more: object) -> PendingEntry:
@@ -67,32 +65,6 @@ def test_guess_channel_that_could_be_anything_is_no_guess(address: str, unit: st
 def test_guess_interval_from_how_often_it_was_heard(count: int, hours: float, interval_s: int | None) -> None:
     row = PendingRow(entry(count=count, last_at=NOW_AT + timedelta(hours=hours)), PendingStatus.PENDING)
     assert guess_interval_s(row) == interval_s
-
-
-def test_pending_entry_holds_announced_channels_and_examples() -> None:
-    found = pending_entry("sparkplug", "spBv1.0/g/NBIRTH/e", Decoded("g/e", ("Battery/V",), (0,), (3.6,), announcement=BIRTH), NOW_AT)
-    assert found is not None
-    assert (found.kind, found.model, found.details) == ("birth", "RTU", {"edge": "rtu-1"})
-    assert found.channels == {"Flow/m3h": {"unit": "m3/h"}, "Battery/V": {"example": 3.6}}
-
-
-@pytest.mark.parametrize("device", [None, "", "a\x00b"])
-def test_pending_entry_of_nobody_is_none(device: str | None) -> None:
-    assert pending_entry("native", "t", Decoded(device), NOW_AT) is None
-
-
-def test_pending_entry_keeps_a_bounded_number_of_channels() -> None:
-    names = tuple(f"c{i}" for i in range(CHANNELS_MAX + 9))
-    found = pending_entry("native", "t", Decoded("a", names, (0,) * len(names), (1.0,) * len(names)), NOW_AT)
-    assert found is not None
-    assert len(found.channels) == CHANNELS_MAX
-
-
-def test_pending_book_is_bounded_and_counts_what_it_drops() -> None:
-    book = PendingBook(devices_max=2)
-    for name in ("a", "b", "c", "a"):
-        book.note("native", "t", Decoded(name), 0)
-    assert ([(e.address, e.count) for e in book.drain()], book.dropped, book.drain()) == ([("a", 2), ("b", 1)], 1, [])
 
 
 def test_merge_keeps_the_birth_the_first_and_the_newest() -> None:

@@ -81,31 +81,6 @@ def test_frame_verdict_only_a_repeated_frame_is_not_taken() -> None:
     assert [verdict for verdict in FrameVerdict if not verdict.taken] == [REPEATED]
 
 
-def test_frame_trial_that_is_not_kept_changes_nothing() -> None:
-    memory = fed(1)
-    trial = memory.trial()
-    assert [trial.judge("d", frame(n), n * EVERY_US) for n in (1, 2, 2, 3)] == [REPEATED, NEW, REPEATED, NEW]
-    assert memory.judge("d", frame(2), 2 * EVERY_US) is NEW
-
-
-def test_frame_trial_that_is_kept_is_what_was_dumped() -> None:
-    memory, other = fed(1), FrameMemory()
-    trial = memory.trial()
-    trial.judge("d", frame(2), 2 * EVERY_US)
-    trial.judge("e", frame(9, "s9"), 0)
-    for device, state in trial.dumps():
-        assert other.restore(device, state)
-    trial.keep()
-    assert {name: memory.dump(name) for name in ("d", "e")} == {name: other.dump(name) for name in ("d", "e")}
-    assert memory.judge("d", frame(2), 2 * EVERY_US) is REPEATED
-
-
-def test_frame_trial_of_nothing_new_writes_nothing() -> None:
-    trial = fed(1).trial()
-    trial.judge("d", frame(1), EVERY_US)
-    assert list(trial.dumps()) == []
-
-
 @pytest.mark.parametrize(
     "state", [b"", b"\xff", b"\x93\x02\x01\xc0", b"\x93\x09\x94\xa1s\x01\x01\xc0\xc0"], ids=["empty", "no", "wrong", "newer"]
 )
