@@ -190,6 +190,7 @@ class Pipeline:
         self._live = self._history = False
         self._last_message_s = self._turn_s = monotonic_s()
         self._status_s = -1e9
+        self._rates = (0.0, 0.0)
         self._registry_s = -1e9
         self._poison_in_a_row = 0
         self._aside: list[Item] = []
@@ -244,7 +245,7 @@ class Pipeline:
     def lose_store(self, error: Exception) -> None:
         """Take note that the store went away in the middle of something."""
         if self.state != PipelineState.STORE_AWAY:
-            log.warning("%s; nothing is acknowledged, trying again", error)
+            log.warning("%s; nothing is acknowledged, trying again", error, extra={"retries": self.metrics.retries})
         self.state = PipelineState.STORE_AWAY
         self.metrics.store_error = str(error)
         self.metrics.retries += 1
@@ -370,7 +371,8 @@ class Pipeline:
             except Exception as error:
                 self._bank = None
                 if len(items) > 1:
-                    log.warning("a batch of %d messages cannot be taken, halving it: %s: %s", len(items), type(error).__name__, error)
+                    what = {"messages": len(items)}
+                    log.warning("a batch of %d messages cannot be taken, halving it: %s: %s", len(items), type(error).__name__, error, extra=what)
                     half = len(items) // 2
                     self._todo.popleft()
                     self._todo.appendleft(items[half:])
@@ -490,7 +492,8 @@ class Pipeline:
         """Take in what the committed messages say of their devices' clocks; what changed is stored with the next batch."""
         assert self._resolver is not None
         for device_id, offset_ms, since_us in self._resolver.learn(resolved):
-            log.warning("the clock of device '%s' is %.0f s ahead", device_id, offset_ms / 1000)
+            what = {"device": device_id, "offset_s": offset_ms / 1000}
+            log.warning("the clock of device '%s' is %.0f s ahead", device_id, offset_ms / 1000, extra=what)
             self._carried.clocks.append(ClockRow(device_id, offset_ms, since_us))
 
     def _save_output(self, tx: Writer, output: StepOutput, batch_id: int, recorded_at: datetime) -> Sequence[Finding]:
@@ -542,7 +545,8 @@ class Pipeline:
             raise InternalError(
                 f"{self._poison_in_a_row} messages in a row cannot be taken, the last from topic {message.topic!r}: {type(error).__name__}: {error}"
             ) from error
-        log.error("message on %r cannot be taken and goes to quarantine", message.topic, exc_info=error)
+        what = {"topic": message.topic, "dialect": item.dialect, "payload_bytes": len(message.payload)}
+        log.error("message on %r cannot be taken and goes to quarantine", message.topic, exc_info=error, extra=what)
         fault = Fault(FaultReason.INTERNAL, f"we could not take this message: {type(error).__name__}: {error}")
         now_at = self._clock.now_at()
         with self._store.transaction() as tx:
@@ -689,13 +693,14 @@ class Pipeline:
     def _say(self, now_s: float) -> None:
         if now_s - self._status_s >= self.settings.status_s:
             self._status_s = now_s
+            self._rates = self.metrics.rate(now_s)
             self._store.write_status(self.facts())
 
     def facts(self) -> dict[str, Any]:
         """Return what people want to see: plain values, by name, reason, dialect or stage."""
         metrics = self.metrics
         source = self._source.facts()
-        messages_per_s, readings_per_s = metrics.rate(self._monotonic_s())
+        messages_per_s, readings_per_s = self._rates
         newest_us = metrics.newest_observed_us
         offsets = np.empty(0, np.int32) if self._resolver is None else self._resolver.clocks.offsets
         return {
@@ -732,7 +737,7 @@ class Pipeline:
             "site": "" if self._registry is None else self._registry.site.site_id,
             "devices": 0 if self._registry is None else len(self._registry.devices),
             "channels": 0 if self._registry is None else len(self._registry.channels),
-            "clocks": {"devices": int((offsets != 0).sum()), "offset_s_max": float(offsets.max(initial=0)) / 1000},
+            "clocks": {"devices": int((offsets != 0).sum()), "offset_s_max": float(np.abs(offsets).max(initial=0)) / 1000},
             "quarantine": dict(metrics.quarantined),
             "dialects": {
                 name: {"messages": count, "readings": metrics.dialect_readings[name]} for name, count in metrics.dialect_messages.items()
