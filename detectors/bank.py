@@ -88,7 +88,8 @@ class Bank:
 
     State: one blob a lane under the lane's key and a fingerprint of what is registered for it, in parts of a few megabytes. Parts are saved one at a
     time, each with its own last batch; a replay then steps only the parts that do not contain a batch yet (``step(batch, parts)``). A lane stays in
-    the part in which it was stored. After a change of the registry the lanes that it did not touch keep their state and the others begin anew.
+    the part in which it was stored. After a change of the registry the lanes that it did not touch keep their state, flat-line and no-data keep what
+    they know of the channels and devices that are still there, and the others begin anew.
 
     Examples
     --------
@@ -344,11 +345,10 @@ class Bank:
         kept, gone = [], []
         for key, (fingerprint, blob) in self._unpack(state).items():
             lane = self._lanes.get(key)
-            if lane is None or lane.fingerprint != fingerprint:
+            if lane is not None and self._restore(lane, fingerprint, blob):
+                kept.append(key)
+            else:
                 gone.append(key)
-                continue
-            self._restore(lane, blob)
-            kept.append(key)
         self._plan.keep(name, kept)
         before = self.restored
         again = frozenset(kept)
@@ -374,9 +374,7 @@ class Bank:
         saved = self._unpack(state)
         kept = []
         for key, lane in self._lanes.items():
-            fingerprint, blob = saved.pop(key, ("", b""))
-            if fingerprint == lane.fingerprint:
-                self._restore(lane, blob)
+            if key in saved and self._restore(lane, *saved.pop(key)):
                 kept.append(key)
         again = frozenset(kept)
         self.restored = RestoreReport(tuple(kept), tuple(k for k in self._lanes if k not in again), tuple(saved))
@@ -395,12 +393,16 @@ class Bank:
         lanes = self._feeds[lane.feed].lanes
         return lanes.state(lane.number) if isinstance(lanes, GridLanes) else lanes.state()
 
-    def _restore(self, lane: _Lane, blob: bytes) -> None:
+    def _restore(self, lane: _Lane, fingerprint: str, blob: bytes) -> bool:
+        """Give a lane its state; return whether it took it. Channel by channel where the lane now has other channels, if its detector can."""
         lanes = self._feeds[lane.feed].lanes
+        if fingerprint != lane.fingerprint:
+            return not isinstance(lanes, GridLanes) and lanes.adopt(blob)
         if isinstance(lanes, GridLanes):
             lanes.restore(lane.number, blob)
         else:
             lanes.restore(blob)
+        return True
 
     def _detector(self, lane: _Lane) -> FrameDetector | RowDetector:
         lanes = self._feeds[lane.feed].lanes

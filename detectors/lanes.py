@@ -85,6 +85,10 @@ class RowLane(Protocol):
         """Take back what `state` returned."""
         ...
 
+    def adopt(self, state: bytes) -> bool:
+        """Take over what a state saved for other channels knows of the channels here; return whether the detector can."""
+        ...
+
 
 def usable(batch: ReadingBatch) -> NDArray[np.bool_]:
     """Return which rows detectors may see: not bad, finite, and not from the future of their reception."""
@@ -155,3 +159,11 @@ class DirectLane:
     def restore(self, state: bytes) -> None:
         """Take back what `state` returned."""
         self.detector.restore(state)
+
+    def adopt(self, state: bytes) -> bool:
+        """Take over what a state saved for other devices knows of the devices here; return whether the detector can."""
+        adopting = getattr(self.detector, "adopt", None)
+        if adopting is None:
+            return False
+        adopting(state)
+        return True

@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -166,6 +166,7 @@ class ReorderLane:
 
     def __init__(self, detector: RowDetector, channels: Sequence[Channel]) -> None:
         self.detector = detector
+        self._ids = np.array([c.channel_id for c in channels], np.int32)
         self.gap_us = np.array([round(GAP_INTERVALS * c.interval_s * 1e6) for c in channels], np.int64)
         self.place_us = np.full(len(channels), NEVER_US, np.int64)
         self.clock_us = NEVER_US
@@ -291,6 +292,7 @@ class ReorderLane:
         waiting = [(c, *row) for c, rows in sorted(self._window.rows.items()) for row in rows]
         return pack(
             {
+                "ids": self._ids,
                 "place": self.place_us,
                 "clock": self.clock_us,
                 "late": self.late_rows,
@@ -306,11 +308,31 @@ class ReorderLane:
     def restore(self, state: bytes) -> None:
         """Take back what `state` returned."""
         s = unpack(state)
-        self.place_us, self.clock_us, self.late_rows = s["place"], s["clock"], s["late"]
+        self.place_us = s["place"]
+        self._take_window(s, s["column"])
+        self.detector.restore(s["detector"])
+
+    def adopt(self, state: bytes) -> bool:
+        """Take over what a state saved for other channels knows of the channels here; return whether the detector can."""
+        adopting = getattr(self.detector, "adopt", None)
+        if adopting is None:
+            return False
+        s = unpack(state)
+        _, new, old = np.intersect1d(self._ids, s["ids"], return_indices=True)
+        self.place_us[new] = s["place"][old]
+        column = np.full(len(s["ids"]), -1, np.int64)
+        column[old] = new
+        self._take_window(s, column[s["column"]])
+        adopting(s["detector"], old, new)
+        return True
+
+    def _take_window(self, s: dict[str, Any], columns: IntArray) -> None:
+        """Take the rows that wait; those with a negative column belong to nobody here."""
+        self.clock_us, self.late_rows = s["clock"], s["late"]
         self._window = _Window(self.gap_us, self.place_us)
         self._waits[:] = False
-        columns = zip(*(s[name].tolist() for name in ("column", "at", "received", "value", "behind")), strict=True)
-        for column, at, received, value, behind in columns:
-            self._window.put(column, _Row(at, received, value, behind))
-            self._waits[column] = True
-        self.detector.restore(s["detector"])
+        rows = zip(columns.tolist(), *(s[name].tolist() for name in ("at", "received", "value", "behind")), strict=True)
+        for column, at, received, value, behind in rows:
+            if column >= 0:
+                self._window.put(column, _Row(at, received, value, behind))
+                self._waits[column] = True

@@ -278,5 +278,12 @@ class FlatLine:
             setattr(self, name, s[name])
         self._stuck = int((self.stuck_us != NEVER_US).sum())
 
+    def adopt(self, state: bytes, old: IntArray, new: IntArray) -> None:
+        """Take over channels ``old`` of a state saved for other channels as channels ``new`` of this detector."""
+        s = unpack(state)
+        for name in _ARRAYS:
+            getattr(self, name)[new] = s[name][old]
+        self._stuck = int((self.stuck_us != NEVER_US).sum())
+
 
 _ARRAYS = ("first_us", "last", "run", "run_us", "longest", "readings", "repeats", "stuck_us", "stuck_live", "changes")

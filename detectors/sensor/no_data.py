@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -296,6 +296,7 @@ class NoData:
         """Return everything that the next step depends on."""
         return pack(
             {
+                "devices": list(self.devices),
                 "newest": self.newest_us,
                 "received": self.received_us,
                 "front": self.front_us,
@@ -308,7 +309,20 @@ class NoData:
         """Take back what `state` returned."""
         s = unpack(state)
         self.newest_us, self.received_us, self.front_us, self.clock_us = s["newest"], s["received"], s["front"], s["clock"]
-        self.lost = {k: _Lost(**v) for k, v in s["lost"].items()}
+        self._take_lost(s["lost"])
+
+    def adopt(self, state: bytes) -> None:
+        """Take over what a state saved for other devices knows of those here, and of gateways and zones that are still groups."""
+        s = unpack(state)
+        pairs = [(old, self._number[device]) for old, device in enumerate(s["devices"]) if device in self._number]
+        old, new = np.array([o for o, _ in pairs], np.int64), np.array([n for _, n in pairs], np.int64)
+        self.newest_us[new], self.received_us[new] = s["newest"][old], s["received"][old]
+        self.front_us, self.clock_us = s["front"], s["clock"]
+        known = {f"device:{device}" for device in self.devices} | set(self._groups) | {f"site:{self.site_id}"}
+        self._take_lost({k: v for k, v in s["lost"].items() if k in known})
+
+    def _take_lost(self, saved: Mapping[str, dict[str, int]]) -> None:
+        self.lost = {k: _Lost(**v) for k, v in saved.items()}
         lost = (self._number.get(key.removeprefix("device:")) for key in self.lost if key.startswith("device:"))
         self._is_lost[:] = False
         self._is_lost[[i for i in lost if i is not None]] = True

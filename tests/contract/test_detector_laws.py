@@ -199,7 +199,7 @@ def test_bank_restore_after_a_change_of_the_registry_keeps_untouched_lanes() -> 
     other = Bank(changed)
     other.restore(bank.state())
     assert "zone-inflow@1/z2" in other.restored.kept
-    assert set(other.restored.fresh) == {"zone-inflow@1/z1", "flat-line@1/all", "no-data@1/town"}
+    assert set(other.restored.fresh) == {"zone-inflow@1/z1"}
     assert other.registry_fingerprint != bank.registry_fingerprint
 
 
@@ -331,3 +331,21 @@ def test_bank_of_some_lanes_judges_as_the_whole_bank_does() -> None:
     ours, theirs = some.step(faulty_tail(1)).findings, whole.step(faulty_tail(1)).findings
     assert {repr(f) for f in ours} == {repr(f) for f in theirs if f.kind is FindingKind.LEAK_BURST or (f.asset_id == "device:pr-2")}
     assert some.warm_up_us("zone-inflow@1/z1") == 14 * 86_400_000_000
+
+
+@pytest.mark.parametrize("name", ["flat-line@1/all", "no-data@1/town"])
+def test_bank_detectors_of_single_channels_know_after_a_change_of_the_registry_what_they_knew(name: str) -> None:
+    before = experienced(name)
+    before.step(faulty_tail(1))
+    full = before.registry
+    # channel 3 is taken away; channel 4 is stuck and device pr-3 (channel 5) is silent
+    less = type(full)(full.site, full.zones, full.assets, full.devices, tuple(c for c in full.channels if c.channel_id != 3))
+    after = Bank(less, make_signatures()).only([name])
+    for part in before.parts():
+        after.restore_part(part, before.part_state(part))
+    assert after.restored.fresh == ()
+    quiet = make_batch(PAST_DAYS * 288 + 168, 48, 9)
+    kept = quiet.take(quiet.channel_id != 3)
+    ours, theirs = after.step(kept).findings, before.step(quiet).findings
+    assert [f.phase for f in ours if f.phase is FindingPhase.CLEAR]
+    assert {repr(f) for f in ours} == {repr(f) for f in theirs}
