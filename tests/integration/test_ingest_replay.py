@@ -18,7 +18,8 @@ from ingest.mqtt_types import Message, Publication
 from underway.app import ingest_store as store_module
 from underway.app.ingest_service import LaneBanks
 from underway.app.ingest_store import PostgresStore, Writer
-from underway.app.pipeline import Pipeline, PipelineSettings
+from underway.app.pipeline import Pipeline
+from underway.app.pipeline_settings import PipelineSettings
 from underway.app.rejudge import Rejudge
 from underway.model import (
     HOUR_US,

@@ -18,7 +18,8 @@ import pytest
 from ingest.batcher import BatchLimits
 from ingest.mqtt_types import Message, Publication
 from underway.app.ingest_store import AddressBook, BatchFacts
-from underway.app.pipeline import Pipeline, PipelineSettings, PipelineState
+from underway.app.pipeline import Pipeline
+from underway.app.pipeline_settings import PipelineSettings, PipelineState
 from underway.model import (
     HOUR_US,
     MINUTE_US,

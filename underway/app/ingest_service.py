@@ -22,7 +22,8 @@ from underway.app.ingest_metrics import Stages
 from underway.app.ingest_store import PostgresStore, StandingBy
 from underway.app.intake import Intake
 from underway.app.metrics_http import serve_metrics
-from underway.app.pipeline import Pipeline, PipelineSettings
+from underway.app.pipeline import Pipeline
+from underway.app.pipeline_settings import PipelineSettings
 from underway.app.rejudge import Rejudge
 from underway.model import Clock, LeakSignatures, Registry, StoreUnavailable, to_us
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
 from typing import Any
@@ -16,19 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.batcher import Batcher, BatchLimits
+from ingest.batcher import Batcher
 from ingest.dialects import sparkplug
-from ingest.instants import TimeRules
 from ingest.mqtt_types import Source
 from ingest.resolve import Resolved, Resolver
 from ingest.sparkplug_host import SparkplugHost
+from underway.app.batch import Newest, flagged, in_order, late_mask, late_windows, quarantine_entries, quarantine_entry
+from underway.app.checkpoint_turns import CheckpointTurns
 from underway.app.ingest_metrics import Metrics, Stages
 from underway.app.ingest_store import AddressBook, Bank, BankFactory, BatchFacts, StepOutput, Store, Writer
 from underway.app.intake import Intake, Item
+from underway.app.pipeline_settings import PipelineSettings, PipelineState
 from underway.app.strangers import Strangers
 from underway.model import (
     HOUR_US,
-    MINUTE_US,
     SECOND_US,
     Clock,
     Fault,
@@ -43,68 +43,13 @@ from underway.model import (
     from_us,
     to_us,
 )
-from underway.store.copy import first_occurrence
-from underway.store.memory import ClockRow, LateWindow, MemoryRow, PresenceRow
+from underway.store.memory import ClockRow, MemoryRow, PresenceRow
 from underway.store.quarantine import QuarantineEntry
 from underway.store.telemetry import Checkpoint
 
 log = logging.getLogger("underway.pipeline")
 
 TICK_LOOK_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineSettings:
-    """Bounds of the pipeline; times are wall time in s unless the name says otherwise.
-
-    Attributes
-    ----------
-    checkpoint_s, checkpoint_batches, checkpoint_readings
-        Every part of the detectors' state is written when one of these has passed since it was written last: it bounds what a restart replays.
-        The parts take turns, so that none of them holds the path up for long.
-    tick_us : int
-        Silence is judged once in this time of the clock, in microseconds.
-    quiet_s : float
-        How long nothing must have come before the clock itself, not the newest reading, is the present.
-    history_quiet_s : float
-        The same when what came last was history: more of it may be on its way.
-    registry_look_s, unknown_look_s : float
-        The registry is read again at most so often after news of a change, and for the sake of an unknown device without news.
-    aside_s : float
-        What was set aside is acknowledged when another message went through, or when nothing came for so long.
-    poison_max : int
-        So many messages in a row that neither store nor detectors can take end the process: then the fault is ours.
-    times : TimeRules
-        Which observed instants are plausible.
-    """
-
-    limits: BatchLimits = field(default_factory=BatchLimits)
-    idle_wait_s: float = 0.1
-    status_s: float = 1.0
-    checkpoint_s: float = 30.0
-    checkpoint_batches: int = 2_000
-    checkpoint_readings: int = 1_000_000
-    tick_us: int = MINUTE_US
-    quiet_s: float = 1.0
-    history_quiet_s: float = 60.0
-    registry_look_s: float = 1.0
-    unknown_look_s: float = 5.0
-    backoff_s_min: float = 0.1
-    backoff_s_max: float = 10.0
-    aside_s: float = 5.0
-    poison_max: int = 10
-    times: TimeRules = field(default_factory=TimeRules)
-
-
-class PipelineState:
-    """Words for what the pipeline is doing."""
-
-    STARTING = "starting"
-    WAITING_FOR_REGISTRY = "waiting for a registered site"
-    REPLAYING = "replaying"
-    RUNNING = "running"
-    STORE_AWAY = "store away"
-    STOPPED = "stopped"
 
 
 class Pipeline:
@@ -131,7 +76,7 @@ class Pipeline:
     and then a part of the state of the bank are written together; the source is told after the commit.
 
     *At the same time.* While the store takes the readings of a batch, the messages of the next batch are decoded, and the bank judges the rows, when
-    it is certain that all of them are new: each newer than anything stored of its channel (`_Newest`). Otherwise it waits for the store's word.
+    it is certain that all of them are new: each newer than anything stored of its channel (`Newest`). Otherwise it waits for the store's word.
 
     *A failed transaction.* The bank may have stepped, so it is thrown away and built again as after a start: last committed checkpoint, then
     every later stored batch, with the holds at the batches at which they were told; the findings of that replay have their old ids and are
@@ -180,10 +125,12 @@ class Pipeline:
         self._registry: Registry | None = None
         self._signatures: tuple[LeakSignatures, ...] = ()
         self._resolver: Resolver | None = None
-        self._newest = _Newest()
+        self._newest = Newest()
         self._carried = BatchFacts()  # learned between batches, stored with the next one
         self._bank: Bank | None = None
-        self._parts = CheckpointTurns(self.settings, monotonic_s())
+        self._parts = CheckpointTurns(
+            self.settings.checkpoint_s, self.settings.checkpoint_batches, self.settings.checkpoint_readings, monotonic_s()
+        )
         self._batch_id = 0
         self._tick_us = 0
         self._tick_look_s = -1e9
@@ -372,7 +319,9 @@ class Pipeline:
                 self._bank = None
                 if len(items) > 1:
                     what = {"messages": len(items)}
-                    log.warning("a batch of %d messages cannot be taken, halving it: %s: %s", len(items), type(error).__name__, error, extra=what)
+                    log.warning(
+                        "a batch of %d messages cannot be taken, halving it: %s: %s", len(items), type(error).__name__, error, extra=what
+                    )
                     half = len(items) // 2
                     self._todo.popleft()
                     self._todo.appendleft(items[half:])
@@ -396,11 +345,11 @@ class Pipeline:
         assert bank is not None
         with stages.timed("resolve"):
             resolved = self._resolve(items)
-            batch = _in_order(resolved.batch)
+            batch = in_order(resolved.batch)
             late = bank.late_lanes(batch.in_event_time())
-            batch = _flagged(batch, late)
+            batch = flagged(batch, late)
             event = batch.in_event_time()
-            entries = _quarantine(items, resolved.faults)
+            entries = quarantine_entries(items, resolved.faults)
         stages.readings["resolve"] += len(batch)
         facts = self._facts_of(items, resolved)
         recorded_at = self._clock.now_at()
@@ -415,7 +364,7 @@ class Pipeline:
             findings: Sequence[Finding] = ()
             if len(batch):
                 new, findings = self._append_and_judge(tx, bank, batch, event, batch_id, recorded_at)
-            facts.late = _late_windows(event, late, new)
+            facts.late = late_windows(event, late, new)
             if entries:
                 tx.save_quarantine(entries, recorded_at)
             if facts:
@@ -515,7 +464,7 @@ class Pipeline:
         metrics.messages += len(items)
         metrics.readings += stored
         metrics.duplicates += len(resolved.batch) - stored
-        metrics.late += int(_late_mask(len(new), late)[new].sum()) if late else 0
+        metrics.late += int(late_mask(len(new), late)[new].sum()) if late else 0
         metrics.findings += len(findings)
         metrics.batch_size = len(items)
         metrics.batch_readings = stored
@@ -550,7 +499,7 @@ class Pipeline:
         fault = Fault(FaultReason.INTERNAL, f"we could not take this message: {type(error).__name__}: {error}")
         now_at = self._clock.now_at()
         with self._store.transaction() as tx:
-            tx.save_quarantine([_entry(item, fault)], now_at)
+            tx.save_quarantine([quarantine_entry(item, fault)], now_at)
             if item.memory or item.presence:
                 tx.save_facts(BatchFacts(memory=list(item.memory), presence=list(item.presence)), now_at)
         self.metrics.poison += 1
@@ -749,152 +698,6 @@ class Pipeline:
             "bank": {} if self._bank is None else self._bank.facts(),
             "turn_age_s": round(self._monotonic_s() - self._turn_s, 3),
         } | self._intake.facts()
-
-
-class CheckpointTurns:
-    """Whose turn it is to be written: one part at a time, so that all of them are written within the interval.
-
-    Parameters
-    ----------
-    settings : PipelineSettings
-    now_s : float
-        Monotonic.
-    """
-
-    def __init__(self, settings: PipelineSettings, now_s: float) -> None:
-        self._settings = settings
-        self._waiting: deque[str] = deque()
-        self._dirty: set[str] = set()
-        self._last_s = now_s
-        self._batches = self._readings = 0
-
-    def begin(self, parts: Sequence[str], now_s: float) -> None:
-        """Take the parts of a bank that was built just now: nothing of it is unsaved but what a replay brought."""
-        self._waiting, self._dirty = deque(parts), set(parts)
-        self._last_s, self._batches, self._readings = now_s, 0, 0
-
-    def due(self, now_s: float, readings: int) -> str | None:
-        """Note a batch; return the part that is to be written with it, if one is."""
-        self._batches += 1
-        self._readings += readings
-        self._dirty.update(self._waiting)
-        if not self._waiting:
-            return None
-        share, settings = 1.0 / len(self._waiting), self._settings
-        if (
-            self._batches >= settings.checkpoint_batches * share
-            or self._readings >= settings.checkpoint_readings * share
-            or now_s - self._last_s >= settings.checkpoint_s * share
-        ):
-            return self._waiting[0]
-        return None
-
-    def done(self, part: str, now_s: float) -> None:
-        """Note that a part is written: it is the last in the row now."""
-        self._dirty.discard(part)
-        self._waiting.remove(part)
-        self._waiting.append(part)
-        self._last_s, self._batches, self._readings = now_s, 0, 0
-
-    def unsaved(self) -> list[str]:
-        """Return the parts that changed since they were written."""
-        return sorted(self._dirty)
-
-
-class _Newest:
-    """The newest stored key of each channel, as far as this process knows: what is newer is certain to be new.
-
-    Cost one numpy pass a batch. State 8 bytes a channel. A channel that was not heard since the start is never certain.
-    """
-
-    def __init__(self) -> None:
-        self._observed_us = np.empty(0, np.int64)
-
-    def is_before(self, batch: ReadingBatch) -> bool:
-        """Return whether every row is newer than everything stored of its channel; rows with one key do not come twice."""
-        known = self._observed_us
-        return len(known) > int(batch.channel_id.max(initial=0)) and bool((batch.observed_us > known[batch.channel_id]).all())
-
-    def take(self, batch: ReadingBatch) -> None:
-        """Note what was stored."""
-        if not len(batch):
-            return
-        size = int(batch.channel_id.max()) + 1
-        if size > len(self._observed_us):
-            more = np.full(max(size, 2 * len(self._observed_us)), _UNKNOWN, np.int64)
-            more[: len(self._observed_us)] = self._observed_us
-            self._observed_us = more
-        known = self._observed_us[batch.channel_id]
-        self._observed_us[batch.channel_id[known == _UNKNOWN]] = _FIRST
-        np.maximum.at(self._observed_us, batch.channel_id, batch.observed_us)
-
-    def forget(self) -> None:
-        """Be certain of nothing."""
-        self._observed_us = np.empty(0, np.int64)
-
-
-_UNKNOWN, _FIRST = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-
-
-def _in_order(batch: ReadingBatch) -> ReadingBatch:
-    """Return the rows in event order, of several with one key the first that came."""
-    if len(batch) < 2:
-        return batch
-    first = first_occurrence(batch.observed_us, batch.channel_id)
-    if not first.all():
-        batch = batch.take(first)
-    event_us = batch.in_event_time().observed_us
-    return batch.take(np.lexsort((batch.channel_id, event_us)))
-
-
-def _late_mask(n: int, late: Sequence[tuple[str, NDArray[np.integer[Any]]]]) -> NDArray[np.bool_]:
-    mask = np.zeros(n, np.bool_)
-    for _, rows in late:
-        mask[rows] = True
-    return mask
-
-
-def _flagged(batch: ReadingBatch, late: Sequence[tuple[str, NDArray[np.integer[Any]]]]) -> ReadingBatch:
-    """Return the batch with the late rows flagged."""
-    if not late:
-        return batch
-    flags = batch.flags | np.where(_late_mask(len(batch), late), np.uint8(ReadingFlag.LATE), np.uint8(0))
-    return dataclasses.replace(batch, flags=flags)
-
-
-def _late_windows(event: ReadingBatch, late: Sequence[tuple[str, NDArray[np.integer[Any]]]], new: NDArray[np.bool_]) -> list[LateWindow]:
-    """Return the intervals to be judged again: of each lane the span of its late rows that were not there before."""
-    windows: list[LateWindow] = []
-    for lane, rows in late:
-        fresh = rows[new[rows]]
-        if len(fresh):
-            at_us = event.observed_us[fresh]
-            channels = tuple(np.unique(event.channel_id[fresh]).tolist())
-            windows.append(LateWindow(lane, int(at_us.min()), int(at_us.max()) + 1, len(fresh), channels))
-    return windows
-
-
-def _entry(item: Item, fault: Fault) -> QuarantineEntry:
-    message = item.message
-    return QuarantineEntry(
-        from_us(message.received_us), item.dialect, message.topic, message.payload, fault, message.size or len(message.payload)
-    )
-
-
-def _quarantine(items: Sequence[Item], faults: Sequence[tuple[int, Fault]]) -> list[QuarantineEntry]:
-    """Return one entry a message and reason: the first fault, with the number of further ones of that reason."""
-    if not faults:
-        return []
-    grouped: dict[tuple[int, FaultReason], list[Fault]] = {}
-    for index, fault in faults:
-        grouped.setdefault((index, fault.reason), []).append(fault)
-    entries: list[QuarantineEntry] = []
-    for (index, _), found in grouped.items():
-        fault = found[0]
-        if len(found) > 1:
-            fault = dataclasses.replace(fault, message=f"{fault.message}; and {len(found) - 1} more of this kind")
-        entries.append(_entry(items[index], fault))
-    return entries
 
 
 def _same_signatures(one: Sequence[LeakSignatures], other: Sequence[LeakSignatures]) -> bool:
