@@ -94,6 +94,16 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "m/h": (1000.0, 0.0),
     },
     "V": {"V": (1.0, 0.0), "mV": (0.001, 0.0)},
+    "dB": {"dB": (1.0, 0.0)},
+    "%": {**dict.fromkeys(("%", "%EL"), (1.0, 0.0)), **dict.fromkeys(("/", "1"), (100.0, 0.0))},
+    "m3": {
+        **dict.fromkeys(("m3", "m³", "m^3"), (1.0, 0.0)),
+        **dict.fromkeys(("L", "l", "dm3"), (0.001, 0.0)),
+        **dict.fromkeys(("mL", "ml"), (1e-6, 0.0)),
+        **dict.fromkeys(("hL", "hl"), (0.1, 0.0)),
+        **dict.fromkeys(("gal", "[gal_us]"), (US_GALLON_M3, 0.0)),
+        **dict.fromkeys(("ft3", "[cft_i]", "cf"), (CUBIC_FOOT_M3, 0.0)),
+    },
     "dBm": {"dBm": (1.0, 0.0), "dBW": (1.0, 30.0)},
 }
 

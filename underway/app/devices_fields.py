@@ -64,6 +64,9 @@ ASSUMED: dict[Quantity, Assumed] = {
     Quantity.RAIN_RATE: Assumed(0.0, 500.0, 300.0, "rain", "rain"),
     Quantity.BATTERY: Assumed(0.0, 40.0, 21_600.0, "health", "health"),
     Quantity.SIGNAL: Assumed(-150.0, 0.0, 900.0, "health", "health"),
+    Quantity.SNR: Assumed(-40.0, 40.0, 900.0, "health", "health"),
+    Quantity.CHARGE: Assumed(0.0, 100.0, 21_600.0, "health", "health"),
+    Quantity.VOLUME: Assumed(0.0, 1e9, 3_600.0, "health", "health"),
 }
 UNUSUAL = Assumed(-math.inf, math.inf, 900.0, "health", "health")
 """For a quantity that the table does not name."""

@@ -40,6 +40,8 @@ _WORDS: dict[str, Quantity] = {
     **dict.fromkeys(("rain", "rainrate", "precipitation", "regen"), Quantity.RAIN_RATE),
     **dict.fromkeys(("battery", "batt", "bat", "vbat", "batv"), Quantity.BATTERY),
     **dict.fromkeys(("rssi",), Quantity.SIGNAL),
+    **dict.fromkeys(("snr", "margin"), Quantity.SNR),
+    **dict.fromkeys(("volume", "totalvolume", "index", "zaehlerstand"), Quantity.VOLUME),
 }
 _UNIT_WORDS = {"m3h": "m3/h", "m3ph": "m3/h", "lps": "L/s", "lph": "L/h", "lpm": "L/min", "mkm": "m/km", "mmh": "mm/h", "degc": "Cel"}
 _WORD = re.compile(r"[A-Za-z][a-z]*|[A-Z]+(?![a-z])|[^\W\d_]+")

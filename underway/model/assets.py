@@ -51,6 +51,9 @@ class Quantity(StrEnum):
     RAIN_RATE = "rain_rate"
     BATTERY = "battery"
     SIGNAL = "signal"
+    SNR = "snr"
+    CHARGE = "charge"
+    VOLUME = "volume"
 
 
 CANONICAL_UNIT: Mapping[Quantity, str] = {
@@ -65,6 +68,9 @@ CANONICAL_UNIT: Mapping[Quantity, str] = {
     Quantity.RAIN_RATE: "mm/h",
     Quantity.BATTERY: "V",
     Quantity.SIGNAL: "dBm",
+    Quantity.SNR: "dB",
+    Quantity.CHARGE: "%",
+    Quantity.VOLUME: "m3",
 }
 
 

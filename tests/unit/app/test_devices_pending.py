@@ -48,7 +48,7 @@ def test_guess_channel_from_name_and_unit(address: str, unit: str | None, quanti
         ("x", "m"),
         ("rain.total_mm", None),
         ("batteryLevel", "%"),
-        ("snr", "dB"),
+        ("loudness", "dB"),
         ("level", "kPa"),
         ("pulses", None),
         ("flow_pressure", None),
