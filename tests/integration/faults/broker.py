@@ -49,7 +49,7 @@ class RestartableBroker:
         path = self.folder / "mosquitto.db"
         before = path.stat().st_mtime_ns if path.exists() else 0
         os.kill(self.running.pid, signal.SIGUSR1)
-        end_s = time.monotonic() + 20
+        end_s = time.monotonic() + 60
         while not path.exists() or path.stat().st_mtime_ns == before:
-            assert time.monotonic() < end_s, "the broker wrote no sessions within 20 s"
+            assert time.monotonic() < end_s, "the broker wrote no sessions within 60 s"
             time.sleep(0.02)

@@ -179,7 +179,7 @@ class World:
         with contextlib.suppress(AssertionError):
             self.facts["drain_s"] = round(wait_until(lambda: self.stored() >= published, DRAIN_S_MAX, "for the rest"), 1)
         with contextlib.suppress(AssertionError):
-            wait_until(self.is_idle, 20, "for the acknowledgements")
+            wait_until(self.is_idle, 60, "for the acknowledgements")
         status = self.status()
         exit_code = self.ingest.stop()
         result = count.count(self.database.url(), self.devices.said)
