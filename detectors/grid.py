@@ -12,6 +12,7 @@ Lanes with a row or a channel for which that says nothing (a dead channel just n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -28,6 +29,8 @@ STALL_LIVE_US = 15 * MINUTE_US
 STALL_HISTORY_US = 24 * HOUR_US
 TABLE_CELLS_MAX = 1 << 21
 """Most cells (rows times channels) that are followed row by row at once."""
+CUT_US = 10 * MINUTE_US
+CUT_ROWS_MIN = 500
 _FAR_US = 2**62
 
 
@@ -101,6 +104,23 @@ class GridLanes:
 
     def step(self, rows: GridRows) -> BankOutput:
         """Take rows, judge what can be judged now."""
+        edges = self._cuts(rows)
+        if len(edges) > 2:
+            pieces = (slice(a, b) for a, b in itertools.pairwise(edges))
+            cell, at, received, value, behind = rows
+            return merge_outputs([self._step(GridRows(cell[p], at[p], received[p], value[p], behind[p])) for p in pieces])
+        return self._step(rows)
+
+    def _cuts(self, rows: GridRows) -> list[int]:
+        """Return where to cut a long batch: a channel is surely waited for only while the batch spans less than the stall."""
+        n = len(rows.cell)
+        if n < 2 * CUT_ROWS_MIN or int(rows.at_us[-1]) - int(rows.at_us[0]) < CUT_US or rows.behind.all():
+            return [0, n]
+        newest = np.maximum.accumulate(rows.at_us)
+        edges = np.flatnonzero(np.diff((newest - newest[0]) // CUT_US)) + 1
+        return [0, *edges.tolist(), n] if len(edges) * CUT_ROWS_MIN <= n else [0, n]
+
+    def _step(self, rows: GridRows) -> BankOutput:
         if not len(rows.cell):
             return merge_outputs(())
         v = self._look(rows)
