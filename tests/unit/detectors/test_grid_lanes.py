@@ -140,3 +140,16 @@ def test_grid_lanes_dead_channel_in_pure_history_is_given_up_after_a_day() -> No
     target.step(GridRows(cell[order], when[order], np.full(len(cell), 41 * HOUR_US), np.ones(len(cell)), behind))
     assert keepers[1].seen[-1][0] >= 14 * HOUR_US
     assert target.late_rows.sum() == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_grid_lanes_long_batch_is_cut_and_judged_all_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, intervals_s = stream(seed)
+    whole, kept = lanes(intervals_s)
+    whole.step(rows)
+    monkeypatch.setattr("detectors.grid.CUT_ROWS_MIN", 10)
+    cut, pieces = lanes(intervals_s)
+    assert len(cut._cuts(rows)) > 20
+    cut.step(rows)
+    assert [k.seen for k in kept] == [k.seen for k in pieces]
+    assert [whole.state(i) for i in range(3)] == [cut.state(i) for i in range(3)]
