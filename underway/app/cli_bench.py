@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+WIDTH = 140
+"""Columns of the tables where no terminal says how many there are."""
+
 bench_app = typer.Typer(help="Measure this installation against what it could reach at best.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -58,5 +61,6 @@ def ingest(
     if json_output:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        print_report(Console(), facts)
+        screen = Console()
+        print_report(screen if screen.is_terminal else Console(width=WIDTH), facts)
     raise typer.Exit(0 if facts["ok"] else 1)

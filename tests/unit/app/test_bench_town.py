@@ -192,15 +192,17 @@ def test_differing_rows_both_sides_are_counted() -> None:
     assert differing_rows(join([sent, sent]), ids, stored) == 2
 
 
-def test_steady_rate_last_batch_and_what_came_before_do_not_count() -> None:
-    def batch(number: int, readings: int, second: int) -> StoredBatch:
-        at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
-        return StoredBatch(number, readings, at, at)
+def test_steady_rate_runs_from_the_first_reception_to_the_last_transaction() -> None:
+    def batch(number: int, readings: int, received: int, recorded: int) -> StoredBatch:
+        def at(second: int) -> datetime:
+            return datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
 
-    go_at = datetime(2026, 1, 1, tzinfo=UTC)
-    assert steady_rate([batch(1, 300, 1), batch(2, 300, 2), batch(3, 300, 3), batch(4, 1, 6)], go_at) == 150.0
-    assert steady_rate([batch(1, 300, 1)], go_at) is None
-    assert steady_rate([], go_at) is None
+        return StoredBatch(number, readings, at(recorded), at(received))
+
+    # batches may be given in any order; the last one's readings came after the instant that ends the time
+    assert steady_rate([batch(4, 1, 7, 8), batch(1, 300, 2, 3), batch(2, 300, 3, 4), batch(3, 300, 4, 5)]) == 150.0
+    assert steady_rate([batch(1, 300, 1, 1)]) is None
+    assert steady_rate([]) is None
 
 
 @pytest.mark.parametrize(("seconds", "zones", "repetitions"), [(25, 8, 2), (180, 40, 3), (3600, 40, 3)])

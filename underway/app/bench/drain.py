@@ -1,11 +1,10 @@
-"""One repetition: a backlog that waits for a frozen process, from the instant at which it may go on to its last commit."""
+"""One repetition: a backlog that waits for a process at the broker, from the first message that comes of it to the last commit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -45,24 +44,25 @@ class Drained:
     stages: Mapping[str, float]
 
 
-def steady_rate(batches: Sequence[StoredBatch], go_at: datetime) -> float | None:
-    """Return readings a second from the instant at which ingest was let go to the begin of its last transaction.
+def steady_rate(batches: Sequence[StoredBatch]) -> float | None:
+    """Return readings a second from the reception of the first message to the begin of the last transaction.
 
-    The last batch is not counted: when it was committed is not written down. So is nothing before `go_at`, and everything from then on is.
+    The readings of the last batch are not counted: when it was committed is not written down.
 
     Examples
     --------
+    >>> from datetime import UTC, datetime
     >>> def at(second):
     ...     return datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
-    >>> steady_rate([StoredBatch(1, 50, at(1), at(0)), StoredBatch(2, 50, at(2), at(0)), StoredBatch(3, 7, at(4), at(0))], at(0))
+    >>> steady_rate([StoredBatch(1, 50, at(1), at(0)), StoredBatch(2, 50, at(2), at(1)), StoredBatch(3, 7, at(4), at(3))])
     25.0
-    >>> steady_rate([StoredBatch(1, 50, at(1), at(0))], at(0)) is None
+    >>> steady_rate([StoredBatch(1, 50, at(1), at(0))]) is None
     True
     """
     if len(batches) < 2:
         return None
     last = max(batches, key=lambda batch: batch.recorded_at)
-    elapsed_s = (last.recorded_at - go_at).total_seconds()
+    elapsed_s = (last.recorded_at - min(batch.received_at for batch in batches)).total_seconds()
     return (sum(batch.readings for batch in batches) - last.readings) / elapsed_s if elapsed_s > 0 else None
 
 
@@ -76,13 +76,15 @@ def differing_rows(published: Rounds, channel_ids: NDArray[np.int32], stored: Ma
     >>> differing_rows(sent, np.array([7, 8], np.int32), stored)
     2
     """
-    sent = {
-        (c, at): value
-        for c, at, value in zip(channel_ids[published.index].tolist(), published.at_us.tolist(), published.value.tolist(), strict=True)
-    }
+    ids = channel_ids[published.index]
+    order = np.lexsort((published.at_us, ids))
+    channel, at = ids[order].astype(np.int64), published.at_us[order]
+    if np.array_equal(channel, stored["channel_id"]) and np.array_equal(at, stored["observed_us"]):
+        return int((~np.isclose(published.value[order], stored["value"], rtol=VALUE_RTOL, atol=0.0)).sum())
+    sent = dict(zip(zip(channel.tolist(), at.tolist(), strict=True), published.value[order].tolist(), strict=True))
     wrong = 0
-    for c, at, value in zip(stored["channel_id"].tolist(), stored["observed_us"].tolist(), stored["value"].tolist(), strict=True):
-        expected = sent.pop((c, at), None)
+    for c, us, value in zip(stored["channel_id"].tolist(), stored["observed_us"].tolist(), stored["value"].tolist(), strict=True):
+        expected = sent.pop((c, us), None)
         wrong += expected is None or abs(expected - value) > VALUE_RTOL * abs(expected)
     return wrong + len(sent)
 
@@ -109,24 +111,25 @@ class Meter:
     def __init__(self, ingest: Ingest, watch: CpuWatch, channel_ids: NDArray[np.int32]) -> None:
         self.ingest, self._watch, self._ids = ingest, watch, channel_ids
         self.messages = int(ingest.facts().get("messages", 0))
+        self._duplicates = int(ingest.facts().get("duplicates", 0))
         self.batch_id = measure.last_batch_id(ingest.conn)
         self.quarantined = measure.quarantine_count(ingest.conn)
         self._stages: Mapping[str, Mapping[str, float]] = dict(ingest.facts().get("stages", {}))
 
     def drain(self, messages: int, published: Rounds, seconds_max: float) -> Drained:
         """Let the frozen process go, wait until it has stored `messages`, and compare what it stored with what was published."""
-        before, go_at = self._watch.look(), datetime.now(UTC)
+        before = self._watch.look()
         self.ingest.thaw()
         complete = self.await_stored(messages, seconds_max)
         cpu = {name: s - before.get(name, 0.0) for name, s in self._watch.look().items()}
-        return self.result(published, go_at, cpu, complete=complete)
+        return self.result(published, cpu, complete=complete)
 
     def await_stored(self, messages: int, seconds_max: float) -> bool:
         """Wait until ingest says that it has stored `messages` more; False when it did not in time."""
         self.messages += messages
         return self.ingest.wait(lambda facts: int(facts.get("messages", 0)) >= self.messages, seconds_max)
 
-    def result(self, published: Rounds, go_at: datetime, cpu_s: Mapping[str, float], *, complete: bool) -> Drained:
+    def result(self, published: Rounds, cpu_s: Mapping[str, float], *, complete: bool) -> Drained:
         """Return what came since the last look, and remember this one."""
         conn = self.ingest.conn
         batches = measure.batches_after(conn, self.batch_id)
@@ -136,7 +139,7 @@ class Meter:
         by_stage = stage_us(stages, self._stages, len(published))
         self._stages = stages
         self.batch_id = measure.last_batch_id(conn)
-        rate = steady_rate(batches, go_at) if complete else None
+        rate = steady_rate(batches) if complete else None
         return Drained(rate, len(published), len(stored["value"]), differing, len(batches), complete, dict(cpu_s), by_stage)
 
     def note(self, part: Part, drained: Sequence[Drained]) -> None:
@@ -147,17 +150,20 @@ class Meter:
             part.count("differing", one.differing)
             part.count("batches", one.batches)
         part.counts["quarantined"] = measure.quarantine_count(self.ingest.conn) - self.quarantined
-        part.counts["reconnects"] = max(0, int(self.ingest.facts().get("source", {}).get("connections", 1)) - 1)
+        part.counts["delivered_again"] = int(self.ingest.facts().get("duplicates", 0)) - self._duplicates
         readings = sum(one.readings for one in drained)
         if readings:
             names = {name for one in drained for name in one.cpu_s}
             part.cpu_us["process"] = {name: sum(one.cpu_s.get(name, 0.0) for one in drained) * 1e6 / readings for name in sorted(names)}
             stages = list(dict.fromkeys(name for one in drained for name in one.stages))
-            part.cpu_us["stage"] = {name: sum(one.stages.get(name, 0.0) * one.readings for one in drained) / readings for name in stages}
+            by_stage = {name: sum(one.stages.get(name, 0.0) * one.readings for one in drained) / readings for name in stages}
+            if by_stage and "ingest" in names:
+                by_stage["not told"] = part.cpu_us["process"]["ingest"] - sum(by_stage.values())
+            part.cpu_us["stage"] = by_stage
         if not part.cpu_us.get("stage"):
             part.notes.append("this ingest does not tell its CPU time by stage")
-        if part.counts["reconnects"]:
-            part.notes.append("ingest lost its connection to the broker while it was measured: messages came twice")
+        if part.counts["delivered_again"]:
+            part.notes.append("the broker delivered readings twice while ingest was measured: it lost its connection")
 
 
 def let_settle(ingest: Ingest, seconds: float = 1.2) -> None:

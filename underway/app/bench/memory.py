@@ -59,7 +59,7 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
             published = town.rounds(first_us, LEARN_ROUNDS + number, 1)
             messages = native_messages(town, published)
             say(f"memory: round {number + 1} of {DRAIN_ROUNDS}, {len(messages):,} messages")
-            ingest.freeze()
+            ingest.freeze(place.broker)
             with Publisher(place.broker.port, "bench-publisher") as publisher:
                 publisher.publish(chunks(packets(messages)))
             del messages
@@ -68,10 +68,10 @@ def memory(place: Place, options: BenchOptions, deadline_s: float, say: Say, mix
             if not drained[-1].complete:
                 break
         at_end = memory_bytes(ingest.pid)
-        ready_s = ingest.ready_s
+        ready_s, ready_cpu_s = ingest.ready_s, ingest.ready_cpu_s
         meter.note(part, drained)
     part.figures = [
-        Figure("from exec to running", "s", (ready_s,)),
+        Figure("from exec to running", "s", (ready_s,), note=f"{ready_cpu_s:.1f} s of CPU time"),
         Figure("resident after start", "MB", tuple(at_start[k] / MB for k in ("VmRSS",) if k in at_start)),
         Figure(f"resident after {len(drained)} rounds", "MB", tuple(at_end[k] / MB for k in ("VmRSS",) if k in at_end)),
         Figure("most ever resident", "MB", tuple(at_end[k] / MB for k in ("VmHWM",) if k in at_end)),

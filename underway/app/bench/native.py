@@ -113,8 +113,7 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
                 payload_bytes = round(sum(len(payload) for _, payload in messages) / len(messages))
                 say(f"one-reading {repetition + 1}/{options.repetitions}: filling a backlog of {len(messages):,} messages")
                 null.subscribe()
-                null.start(len(messages))
-                meter.ingest.freeze()
+                meter.ingest.freeze(place.broker)
                 with Publisher(place.broker.port, "bench-publisher") as publisher:
                     publisher.publish(chunks(packets(messages)))
                 for who in ("null", "ingest") if repetition % 2 == 0 else ("ingest", "null"):
@@ -122,7 +121,7 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
                         f"one-reading {repetition + 1}/{options.repetitions}: {'the null subscriber' if who == 'null' else 'ingest'} drains"
                     )
                     if who == "null":
-                        wall_s, cpu_s = null.drain(DRAIN_S_MAX)
+                        wall_s, cpu_s = null.drain(len(messages), DRAIN_S_MAX)
                         if wall_s is not None:
                             null_rates.append(len(messages) / wall_s)
                             null_cpu.append(cpu_s * 1e6 / len(messages))
@@ -169,7 +168,7 @@ def measure_sustained(native: NativeTown, say: Say) -> float | None:
         rounds = max(2, native.options.one_reading_messages(native.place.broker.kind) // native.town.size)
         published = native.next_rounds(rounds)
         messages = native_messages(native.town, published)
-        meter.ingest.freeze()
+        meter.ingest.freeze(native.place.broker)
         with Publisher(native.place.broker.port, "bench-publisher") as publisher:
             publisher.publish(chunks(packets(messages)))
         drained = meter.drain(len(messages), published, DRAIN_S_MAX)

@@ -122,7 +122,7 @@ def _measure(
                 messages_each = len(messages)
                 name = f"{part.name} {repetition + 1}/{options.repetitions}"
                 say(f"{name}: filling a backlog of {len(messages):,} messages, {len(published):,} readings")
-                ingest.freeze()
+                ingest.freeze(place.broker)
                 with Publisher(place.broker.port, "bench-publisher") as publisher:
                     publisher.publish(chunks(packets(messages)), WINDOW_PACKS)
                 say(f"{name}: ingest drains")

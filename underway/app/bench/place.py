@@ -141,11 +141,16 @@ class Budget:
     weights: dict[str, float]
     began_s: float = field(default_factory=time.perf_counter)
 
+    @property
+    def ends_s(self) -> float:
+        """Return when the run should have ended."""
+        return self.began_s + self.seconds
+
     def deadline_s(self, name: str, now_s: float | None = None) -> float:
         """Return until when the part `name` may run, as ``time.perf_counter``: its share of what is left; it is not asked for again."""
         now_s = time.perf_counter() if now_s is None else now_s
         own = self.weights.pop(name)
-        return now_s + max(0.0, self.began_s + self.seconds - now_s) * own / (own + sum(self.weights.values()))
+        return now_s + max(0.0, self.ends_s - now_s) * own / (own + sum(self.weights.values()))
 
 
 def _processor() -> str:

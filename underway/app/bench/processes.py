@@ -19,7 +19,9 @@ from typing import Any
 import psycopg
 
 from underway.app.bench.figures import parse_proc_stat, parse_proc_status
+from underway.app.bench.wire import take_over
 from underway.app.brokers import Broker
+from underway.app.ingest_service import CLIENT_ID
 from underway.app.settings import PREFIX, Settings
 from underway.model import OperatorError, StoreUnavailable
 from underway.store import measure
@@ -28,8 +30,6 @@ READY_S_MAX = 120.0
 LOOK_S = 0.02
 STOP_S_MAX = 20.0
 NULL_CLIENT = "bench-null"
-SETTLE_S = 0.5
-"""How long a null subscriber gets to connect before it is frozen."""
 
 
 # what the kernel says --------------------------------------------------------------------------------------------------------------------
@@ -104,8 +104,8 @@ class Ingest:
     ----------
     started_s : float
         ``time.perf_counter`` at exec.
-    ready_s : float
-        From exec to the state "running", in s.
+    ready_s, ready_cpu_s : float
+        From exec to the state "running": wall time, and CPU time of the process, in s.
     """
 
     process: subprocess.Popen[bytes]
@@ -113,6 +113,7 @@ class Ingest:
     log_path: Path
     started_s: float
     ready_s: float = 0.0
+    ready_cpu_s: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -148,9 +149,11 @@ class Ingest:
             time.sleep(look_s)
         return True
 
-    def freeze(self) -> None:
-        """Stop the process where it stands: what comes for it waits in the kernel and at the broker."""
+    def freeze(self, broker: Broker) -> None:
+        """Stop the process where it stands and take its connection to the broker away; its session and what comes for it stay there."""
         os.kill(self.pid, signal.SIGSTOP)
+        if broker.kind == "mosquitto":  # amqtt does not hand a session over
+            take_over(broker.port, CLIENT_ID)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -210,7 +213,7 @@ def ingest_process(
                 raise StoreUnavailable(
                     f"ingest must be running within {READY_S_MAX:g} s of its start, it says {ingest.facts().get('state')!r}"
                 )
-            ingest.ready_s = time.perf_counter() - started_s
+            ingest.ready_s, ingest.ready_cpu_s = time.perf_counter() - started_s, cpu_s(process.pid)
             if not ingest.wait(lambda facts: bool(facts.get("subscribed")), READY_S_MAX, LOOK_S):
                 raise StoreUnavailable(f"ingest must have subscribed within {READY_S_MAX:g} s of its start")
             yield ingest
@@ -255,8 +258,7 @@ class NullSubscriber:
     def __init__(self, broker: Broker, topic_filter: str) -> None:
         self._broker, self._filter = broker, topic_filter
         self._program = shutil.which("mosquitto_sub")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._frozen = False
+        self._start_s = 0.0
 
     @property
     def kind(self) -> str:
@@ -264,42 +266,47 @@ class NullSubscriber:
         return "mosquitto_sub" if self._program else "a null subscriber in Python"
 
     def subscribe(self) -> None:
-        """Make the session anew, empty and subscribed."""
+        """Make the session anew, empty and subscribed; learn what starting, connecting and leaving takes."""
+        times = []
         for persistent in (False, True):
-            subprocess.run(self._command(0, persistent=persistent), check=True, stdout=subprocess.DEVNULL, timeout=30)  # noqa: S603 our own command
+            began_s = time.perf_counter()
+            self._run(0, persistent=persistent, seconds_max=30.0)
+            times.append(time.perf_counter() - began_s)
+        self._start_s = min(times)
 
     def forget(self) -> None:
         """Remove the session: the broker need keep nothing for it any more."""
-        self.close()
-        subprocess.run(self._command(0, persistent=False), check=True, stdout=subprocess.DEVNULL, timeout=30)  # noqa: S603 our own command
+        self._run(0, persistent=False, seconds_max=30.0)
 
-    def start(self, count: int) -> None:
-        """Connect and freeze: it ends by itself after `count` messages."""
-        self._process = subprocess.Popen(self._command(count, persistent=True), stdout=subprocess.DEVNULL)  # noqa: S603 our own command
-        time.sleep(SETTLE_S)
-        self._process.send_signal(signal.SIGSTOP)
+    def drain(self, count: int, seconds_max: float) -> tuple[float | None, float]:
+        """Take `count` messages; return wall time without what starting takes (None: not in time), and CPU time, in s.
 
-    def drain(self, seconds_max: float) -> tuple[float | None, float]:
-        """Let it go; return wall time until it has everything (None: not in time) and its CPU time, in s."""
-        assert self._process is not None
+        Raises
+        ------
+        OperatorError
+            When it ends otherwise.
+        """
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began_s = time.perf_counter()
-        self._process.send_signal(signal.SIGCONT)
         try:
-            code = self._process.wait(seconds_max)
+            self._run(count, persistent=True, seconds_max=seconds_max)
         except subprocess.TimeoutExpired:
-            self.close()
             return None, 0.0
-        wall_s = time.perf_counter() - began_s
+        wall_s = time.perf_counter() - began_s - self._start_s
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if code != 0:
-            raise OperatorError(f"the null subscriber must end with code 0, got {code}")
         return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    def close(self) -> None:
-        """End it."""
-        if self._process is not None:
-            _stop(self._process)
+    def _run(self, count: int, *, persistent: bool, seconds_max: float) -> None:
+        done = subprocess.run(  # noqa: S603 our own command
+            self._command(count, persistent=persistent),
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=seconds_max,
+        )
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()[-200:]
+            raise OperatorError(f"{self.kind} must end with code 0, got {done.returncode}: {said or 'it said nothing'}")
 
     def _command(self, count: int, *, persistent: bool) -> list[str]:
         if self._program is None:

@@ -56,20 +56,19 @@ def _figures(facts: Mapping[str, Any]) -> Table:
 
 
 def _cpu(facts: Mapping[str, Any]) -> list[tuple[str, Table]]:
-    """Return one table a kind of CPU time: parts in rows, processes or stages in columns."""
+    """Return one table a kind of CPU time: processes or stages in rows, parts in columns."""
     found: list[tuple[str, Table]] = []
     for kind in ("process", "stage"):
-        rows = {name: part["cpu_us_per_reading"].get(kind, {}) for name, part in facts["parts"].items()}
-        rows = {name: row for name, row in rows.items() if row}
-        if not rows:
+        parts = {name: part["cpu_us_per_reading"].get(kind, {}) for name, part in facts["parts"].items()}
+        parts = {name: by for name, by in parts.items() if by}
+        if not parts:
             continue
-        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         table = Table()
-        table.add_column("part")
-        for column in columns:
-            table.add_column(column, justify="right")
-        for name, row in rows.items():
-            table.add_row(name, *(number(row.get(column)) for column in columns))
+        table.add_column(kind)
+        for name in parts:
+            table.add_column(name, justify="right")
+        for row in dict.fromkeys(row for by in parts.values() for row in by):
+            table.add_row(row, *(number(by.get(row)) for by in parts.values()))
         found.append((kind, table))
     return found
 

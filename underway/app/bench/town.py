@@ -278,6 +278,7 @@ def marked_history(town: Town, end_us: int) -> Rounds:
     at = end_us - (count - 1 - np.arange(count, dtype=np.int64))[:, None] * MARKED_EVERY_ROUNDS * ROUND_US + np.zeros(town.marked, np.int64)
     value = town.level[first:] + town.noise[first:] * rng.standard_normal((count, town.marked))
     value[MARKED_MOVING:] = value[MARKED_MOVING]
+    value[MARKED_MOVING - 1] = value[MARKED_MOVING] + 0.5  # the run begins here, whatever chance would have
     index = np.broadcast_to(first + np.arange(town.marked), (count, town.marked)).ravel()
     return Rounds(index, at.ravel(), np.round(value, 3).ravel())
 

@@ -63,6 +63,24 @@ def publish_packet(topic: bytes, payload: bytes, mid: int) -> bytes:
     return b"\x32" + varint(len(topic) + len(payload) + 4) + struct.pack(">H", len(topic)) + topic + struct.pack(">H", mid) + payload
 
 
+def take_over(port: int, client_id: str) -> None:
+    """Take the session of a client, whose connection the broker then closes, and leave at once; the session stays.
+
+    Raises
+    ------
+    StoreUnavailable
+        When the broker does not let us, or has no such session.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S_MAX) as connection:
+        connection.sendall(connect_packet(client_id, clean=False))
+        answer = connection.recv(4)
+        if len(answer) != 4 or answer[:2] != b"\x20\x02" or answer[2:] != b"\x01\x00":
+            raise StoreUnavailable(
+                f"the broker on port {port} must have a session of '{client_id}', it answered {answer.hex() or 'nothing'}"
+            )
+        connection.sendall(b"\xe0\x00")
+
+
 def packets(messages: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """Return one PUBLISH a (topic, payload), numbered 1, 2, .. 65535, 1, ..: fewer than that are ever unacknowledged."""
     return [publish_packet(topic, payload, index % MID_MAX + 1) for index, (topic, payload) in enumerate(messages)]
