@@ -93,6 +93,8 @@ class GridLanes:
         self.late_rows = np.zeros(len(lanes), np.int64)
         self._pool = RowPool(cells)
         self._once = Once(cells)
+        # what `late` has worked out, for the step that follows with the same rows
+        self._looked: tuple[GridRows, _Verdict] | None = None
         self._place = np.zeros(len(lanes), np.int64)
         fleets = dict.fromkeys(d.fleet for d in map(_as_fleet, self.detectors) if d is not None)
         self._fleets = tuple(fleets)
@@ -123,7 +125,8 @@ class GridLanes:
     def _step(self, rows: GridRows) -> BankOutput:
         if not len(rows.cell):
             return merge_outputs(())
-        v = self._look(rows)
+        looked, self._looked = self._looked, None
+        v = looked[1] if looked is not None and _same(looked[0], rows) else self._look(rows)
         lanes = v.lanes
         late = ~v.on_time
         if late.any():
@@ -140,7 +143,11 @@ class GridLanes:
 
     def late(self, rows: GridRows) -> BoolArray:
         """Return which rows `step` would refuse because their grid time is judged; changes nothing."""
-        return ~self._look(rows).on_time if len(rows.cell) else np.zeros(0, np.bool_)
+        if not len(rows.cell):
+            return np.zeros(0, np.bool_)
+        verdict = self._look(rows)
+        self._looked = (rows, verdict)
+        return ~verdict.on_time
 
     def _look(self, rows: GridRows) -> _Verdict:
         """Return what `rows` would do, without doing it."""
@@ -332,6 +339,7 @@ class GridLanes:
     def restore(self, lane: int, state: bytes) -> None:
         """Take back what `state` returned."""
         s = unpack(state)
+        self._looked = None
         a = int(self.start[lane])
         b = a + int(self.width[lane])
         self.newest_us[a:b], self.received_us[a:b] = s["newest"], s["received"]
@@ -340,6 +348,12 @@ class GridLanes:
         self._pool.take(np.arange(a, b))
         self._pool.put(s["column"].astype(np.int64) + a, s["at"], s["value"], s["behind"])
         self.detectors[lane].restore(s["detector"])
+
+
+def _same(one: GridRows, other: GridRows) -> bool:
+    """Return whether rows are the same in everything that the watermark depends on."""
+    pairs = ((one.cell, other.cell), (one.at_us, other.at_us), (one.received_us, other.received_us), (one.behind, other.behind))
+    return all(a is b or np.array_equal(a, b) for a, b in pairs)
 
 
 class _Follower:

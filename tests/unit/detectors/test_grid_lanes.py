@@ -153,3 +153,16 @@ def test_grid_lanes_long_batch_is_cut_and_judged_all_the_same(seed: int, monkeyp
     cut.step(rows)
     assert [k.seen for k in kept] == [k.seen for k in pieces]
     assert [whole.state(i) for i in range(3)] == [cut.state(i) for i in range(3)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_grid_lanes_that_were_asked_for_late_rows_go_on_as_those_that_were_not(seed: int) -> None:
+    rows, intervals_s = stream(seed)
+    asked, plain = lanes(intervals_s)[0], lanes(intervals_s)[0]
+    for begin in range(0, len(rows.cell), 100):
+        part = GridRows(*(column[begin : begin + 100] for column in rows))
+        # asked about these rows, about them with a flag that then changed, or about others: the step must take notice
+        asked.late(part if begin % 300 else part._replace(behind=~part.behind))
+        asked.step(part)
+        plain.step(part)
+    assert [asked.state(i) for i in range(3)] == [plain.state(i) for i in range(3)]
