@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
 from functools import lru_cache
-from math import isfinite
 from typing import Any, NamedTuple
-
-import msgspec
 
 from ingest.decoded import (
     ADDRESS_CHARS_MAX,
-    PAYLOAD_BYTES_MAX,
     AnnouncedChannel,
     Announcement,
     Decoded,
@@ -22,7 +16,8 @@ from ingest.decoded import (
     FrameCounter,
     shown,
 )
-from underway.model import EPOCH_AT, FaultReason, Quality, QualityReason
+from ingest.parts import UNREADABLE, finite, is_too_large, read_json, where
+from underway.model import FaultReason, Quality, QualityReason
 
 OBJECT_VALUES_MAX = 500
 """Most values of one decoded object; a frame carries at most 242 bytes."""
@@ -34,20 +29,14 @@ COUNTER_MAX = 2**32 - 1
 SESSION_CHARS_MAX = 64
 SHAPE_NAMES_MAX = 32
 """Messages with at most this many values are recognised by their names; larger ones are looked at each time."""
-TOPIC_SHOWN_CHARS_MAX = 160
-AT_CHARS_MAX = 40
 RSSI, SNR, BATTERY, MARGIN = "rssi", "snr", "batteryLevel", "margin"
 HEALTH_UNITS: Mapping[str, str] = {RSSI: "dBm", SNR: "dB", BATTERY: "%", MARGIN: "dB"}
 """Channels that the network server adds to those of the device, with their units."""
 
 EUI_PATTERN = re.compile(r"[0-9a-fA-F]{16}")
-_AT_PATTERN = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUMBER_TEXT = re.compile(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _NOT_FINITE_TEXT = frozenset({"nan", "inf", "infinity", "-inf", "-infinity", "+inf", "+infinity"})
 _NUMBER_CHARS_MAX = 40
-_MICROSECOND = timedelta(microseconds=1)
-
-_decode_json = msgspec.json.Decoder().decode
 
 
 class Uplink:
@@ -185,29 +174,13 @@ class Uplink:
         self._names = [self._names[i] for i in kept]
 
 
-def where(topic: str) -> str:
-    """Return the topic as a message of a fault shows it."""
-    return f"topic {topic[:TOPIC_SHOWN_CHARS_MAX]!a}"
-
-
 def read_object(payload: bytes, uplink: Uplink) -> dict[str, Any] | None:
     """Return the JSON object of a message, or None with a fault added."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        uplink.fault(FaultReason.PAYLOAD_TOO_LARGE, f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)}")
+    if is_too_large(payload, uplink.topic, uplink.faults):
         return None
-    try:
-        document = _decode_json(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # the strict parser refuses the whole; the lenient one reads NaN, Infinity and 1e999, so that they cost one field
-        try:
-            document = json.loads(payload.decode())
-        except UnicodeDecodeError as error:
-            got = f"byte 0x{payload[error.start]:02x} at position {error.start}"
-            uplink.fault(FaultReason.PAYLOAD_NOT_UTF8, f"a payload must be UTF-8 text, got {got}")
-            return None
-        except (ValueError, RecursionError):
-            uplink.fault(FaultReason.PAYLOAD_NOT_JSON, f"a payload must be JSON, got {shown(bytes(payload[:40]))}")
-            return None
+    document = read_json(payload, uplink.topic, uplink.faults)
+    if document is UNREADABLE:
+        return None
     if type(document) is not dict:
         uplink.fault(FaultReason.SCHEMA, f"a message must be a JSON object, got {shown(document)}")
         return None
@@ -218,35 +191,6 @@ def part(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the object under a name; an empty one when there is none."""
     found = document.get(name)
     return found if type(found) is dict else {}
-
-
-def instant_us(text: object) -> int | None:
-    """Return microseconds since 1970 of an RFC 3339 instant with zone, or None; digits beyond the microsecond are cut off.
-
-    Examples
-    --------
-    >>> instant_us("1970-01-01T00:00:02.000000999Z"), instant_us("1970-01-01T01:00:02+01:00"), instant_us("1970-01-01T00:00:02")
-    (2000000, 2000000, None)
-    """
-    if type(text) is not str or len(text) > AT_CHARS_MAX or _AT_PATTERN.fullmatch(text) is None:
-        return None
-    try:
-        return (datetime.fromisoformat(text.upper()) - EPOCH_AT) // _MICROSECOND
-    except ValueError:
-        return None  # 30 February, 25 o'clock
-
-
-def finite(value: object) -> float | None:
-    """Return a number as a finite float, or None; true and false are not numbers."""
-    kind = type(value)
-    if kind is float:
-        return value if isfinite(value) else None  # type: ignore[arg-type, return-value]  # narrowed by `kind`, which mypy does not follow
-    if kind is int:
-        try:
-            return float(value)  # type: ignore[arg-type]  # as above
-        except OverflowError:
-            return None
-    return None
 
 
 def best_reception(gateways: object) -> tuple[float | None, float | None]:

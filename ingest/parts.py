@@ -102,3 +102,8 @@ def instant_us(text: str) -> int | None:
         return (datetime.fromisoformat(text.upper()) - EPOCH_AT) // _MICROSECOND
     except ValueError:
         return None  # 30 February, 25 o'clock
+
+
+def instant_of(value: object) -> int | None:
+    """Return `instant_us` of any document value; None for what is no text."""
+    return instant_us(value) if type(value) is str else None

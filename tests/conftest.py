@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -28,6 +29,10 @@ from underway.store.connect import connect
 from underway.store.embedded import start_embedded
 from underway.store.migrate import migrate
 from underway.store.timescale import detect, enable
+
+# no test asserts a wall-clock time, and machines are shared
+hypothesis.settings.register_profile("underway", deadline=None)
+hypothesis.settings.load_profile("underway")
 
 MIGRATED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)

@@ -12,16 +12,15 @@ from ingest.lorawan import (
     MARGIN,
     RSSI,
     SNR,
-    TOPIC_SHOWN_CHARS_MAX,
     Uplink,
     announce,
     base64_bytes,
     best_reception,
     details,
-    instant_us,
     part,
     read_object,
 )
+from ingest.parts import TOPIC_SHOWN_CHARS_MAX, instant_of
 from underway.model import Fault, FaultReason
 
 NAME = "chirpstack"
@@ -78,7 +77,7 @@ def decode(topic: str, payload: bytes) -> Decoded:
         uplink.fault(FaultReason.SCHEMA, f"'deviceInfo.devEui' must be the DevEUI of the topic, got {shown(said)}; nothing was taken")
         return uplink.decoded(None)
     at = document.get("time")
-    observed_us = None if at is None else instant_us(at)
+    observed_us = None if at is None else instant_of(at)
     if at is not None and observed_us is None:
         uplink.fault(FaultReason.TIME_INVALID, f"'time' must be an RFC 3339 instant with zone, got {shown(at)}; no value was taken")
     elif event == "up":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from datetime import datetime, timedelta
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -25,26 +22,19 @@ from ingest.decoded import (
     Samples,
     shown,
 )
-from underway.model import EPOCH_AT, Fault, FaultReason, Quality, QualityReason
+from ingest.parts import UNREADABLE, finite, instant_us, is_too_large, read_json, where
+from underway.model import Fault, FaultReason, Quality, QualityReason
 
 NAME = "native"
 TOPIC_FILTERS = ("uw/+/+/telemetry",)
 TOPIC_CHARS_MAX = 160
-AT_CHARS_MAX = 40
 AT_MS_MAX = 253_402_300_799_999
-AT_PATTERN = re.compile(
-    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
-    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-)
 QUALITIES: dict[str, tuple[Quality, QualityReason]] = {
     "good": (Quality.GOOD, QualityReason.NONE),
     "suspect": (Quality.SUSPECT, QualityReason.DEVICE_SAYS_BAD),
     "bad": (Quality.BAD, QualityReason.DEVICE_SAYS_BAD),
 }
 GOOD = QUALITIES["good"]
-MICROSECOND = timedelta(microseconds=1)
-
-_decode_json = msgspec.json.Decoder().decode
 
 
 class _Plain(msgspec.Struct):
@@ -114,7 +104,7 @@ def decode(topic: str, payload: bytes) -> Decoded:
 def _plain(device_id: str, site_id: str, plain: _Plain) -> Decoded | None:
     """Return the samples of a message with nothing unusual in it, else None."""
     at, values = plain.at, plain.values
-    observed_us = _milliseconds_us(at) if type(at) is int else _instant_us(at) if len(at) <= AT_CHARS_MAX else None  # type: ignore[arg-type]
+    observed_us = _milliseconds_us(at) if type(at) is int else instant_us(at)
     names = tuple(values)
     if (
         observed_us is None
@@ -148,36 +138,17 @@ def _address(topic: str) -> tuple[str, str] | None:
     return parts[1], parts[2]
 
 
-def _where(topic: str) -> str:
-    return f"topic {topic[:TOPIC_CHARS_MAX]!a}"
-
-
 def _got(value: object, topic: str) -> str:
-    return f"got {shown(value)} ({_where(topic)})"
+    return f"got {shown(value)} ({where(topic)})"
 
 
 def _document(topic: str, payload: bytes, faults: FaultList) -> dict[str, Any] | None:
     """Return the JSON object of a message, or None with a fault added."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        faults.add(
-            FaultReason.PAYLOAD_TOO_LARGE, f"a payload must have at most {PAYLOAD_BYTES_MAX} bytes, got {len(payload)} ({_where(topic)})"
-        )
+    if is_too_large(payload, topic, faults):
         return None
-    try:
-        document = _decode_json(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # the strict parser refuses the whole; the lenient one reads NaN, Infinity and 1e999, so that they cost one field
-        try:
-            document = json.loads(payload.decode())
-        except UnicodeDecodeError as error:
-            faults.add(
-                FaultReason.PAYLOAD_NOT_UTF8,
-                f"a payload must be UTF-8 text, got byte 0x{payload[error.start]:02x} at position {error.start} ({_where(topic)})",
-            )
-            return None
-        except (ValueError, RecursionError):
-            faults.add(FaultReason.PAYLOAD_NOT_JSON, f"a payload must be JSON, got {shown(bytes(payload[:40]))} ({_where(topic)})")
-            return None
+    document = read_json(payload, topic, faults)
+    if document is UNREADABLE:
+        return None
     if not isinstance(document, dict):
         faults.add(FaultReason.SCHEMA, f"a message must be a JSON object, {_got(document, topic)}")
         return None
@@ -208,7 +179,7 @@ def _message(topic: str, document: dict[str, Any], samples: Samples, faults: Fau
     if "values" in document or "at" in document:
         faults.add(
             FaultReason.SCHEMA,
-            f"a message must have either 'readings' or 'at' and 'values', got both; 'readings' were taken ({_where(topic)})",
+            f"a message must have either 'readings' or 'at' and 'values', got both; 'readings' were taken ({where(topic)})",
         )
     if not isinstance(readings, list) or not readings:
         faults.add(FaultReason.SCHEMA, f"'readings' must be an array of 1..{READINGS_MAX} objects, {_got(readings, topic)}")
@@ -217,21 +188,21 @@ def _message(topic: str, document: dict[str, Any], samples: Samples, faults: Fau
     if total > READINGS_MAX:
         faults.add(
             FaultReason.TOO_MANY_READINGS,
-            f"'readings' must hold at most {READINGS_MAX} readings, got {total}; the first {READINGS_MAX} were taken ({_where(topic)})",
+            f"'readings' must hold at most {READINGS_MAX} readings, got {total}; the first {READINGS_MAX} were taken ({where(topic)})",
         )
     for number, reading in enumerate(readings[:READINGS_MAX], 1):
         place = f", reading {number} of {total}"
         if len(samples) >= SAMPLES_MAX:
             faults.add(
                 FaultReason.TOO_MANY_READINGS,
-                f"a message must hold at most {SAMPLES_MAX} values, got more; taken up to reading {number - 1} of {total} ({_where(topic)})",
+                f"a message must hold at most {SAMPLES_MAX} values, got more; taken up to reading {number - 1} of {total} ({where(topic)})",
             )
             return
         if isinstance(reading, dict):
             _reading(topic, reading, units, unreadable, samples, faults, place)
         else:
             faults.add(
-                FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({_where(topic)}{place})"
+                FaultReason.SCHEMA, f"a reading must be an object with 'at' and 'values', got {shown(reading)} ({where(topic)}{place})"
             )
 
 
@@ -248,18 +219,18 @@ def _reading(
     place: str,
 ) -> None:
     at = reading.get("at")
-    observed_us = _instant_us(at) if type(at) is str and len(at) <= AT_CHARS_MAX else _milliseconds_us(at)
+    observed_us = instant_us(at) if type(at) is str else _milliseconds_us(at)
     if observed_us is None:
         got = shown(at) if "at" in reading else "nothing"
         faults.add(
             FaultReason.TIME_INVALID,
-            f"'at' must be an RFC 3339 instant with zone or whole milliseconds since 1970, got {got} ({_where(topic)}{place})",
+            f"'at' must be an RFC 3339 instant with zone or whole milliseconds since 1970, got {got} ({where(topic)}{place})",
         )
         return
     values = reading.get("values")
     if not isinstance(values, dict) or not values:
         got = shown(values) if "values" in reading else "nothing"
-        faults.add(FaultReason.SCHEMA, f"'values' must be an object of 1..{VALUES_MAX} channels, got {got} ({_where(topic)}{place})")
+        faults.add(FaultReason.SCHEMA, f"'values' must be an object of 1..{VALUES_MAX} channels, got {got} ({where(topic)}{place})")
         return
     number = 0
     for channel, value in values.items():
@@ -267,7 +238,7 @@ def _reading(
         if number > VALUES_MAX:
             faults.add(
                 FaultReason.TOO_MANY_READINGS,
-                f"'values' must hold at most {VALUES_MAX} channels, got {len(values)}; the first {VALUES_MAX} were taken ({_where(topic)}{place})",
+                f"'values' must hold at most {VALUES_MAX} channels, got {len(values)}; the first {VALUES_MAX} were taken ({where(topic)}{place})",
             )
             return
         if channel in unreadable:
@@ -287,46 +258,22 @@ def _reading(
                 problem = FaultReason.SCHEMA, f"'q' of '{channel}' must be 'good', 'suspect' or 'bad', got {shown(said)}"
             else:
                 quality = graded
-        finite = _finite(value)
-        if finite is None and problem is None:
+        taken = finite(value)
+        if taken is None and problem is None:
             reason = FaultReason.VALUE_NOT_FINITE if type(value) in (float, int) else FaultReason.VALUE_TYPE
             unit = units.get(channel)
             in_unit = f" in {unit}" if unit is not None and unit.isprintable() else ""
             problem = reason, f"'{channel}' must be a finite number{in_unit}, got {shown(value)}"
-        if problem is not None or finite is None:
+        if problem is not None or taken is None:
             assert problem is not None
-            faults.add(problem[0], f"{problem[1]} ({_where(topic)}{place}, field {number} of {len(values)})", channel)
+            faults.add(problem[0], f"{problem[1]} ({where(topic)}{place}, field {number} of {len(values)})", channel)
             continue
-        samples.add(channel, observed_us, finite, units.get(channel), quality[0], quality[1])
+        samples.add(channel, observed_us, taken, units.get(channel), quality[0], quality[1])
 
 
 @lru_cache(maxsize=4096)
 def _is_channel_name(channel: str) -> bool:
     return CHANNEL_PATTERN.fullmatch(channel) is not None
-
-
-def _finite(value: object) -> float | None:
-    """Return `value` as a finite float, or None; true and false are not numbers."""
-    kind = type(value)
-    if kind is float:
-        return value if isfinite(value) else None  # type: ignore[arg-type, return-value]  # narrowed by `kind`, which mypy does not follow
-    if kind is int:
-        try:
-            return float(value)  # type: ignore[arg-type]  # as above
-        except OverflowError:
-            return None
-    return None
-
-
-@lru_cache(maxsize=8192)
-def _instant_us(at: str) -> int | None:
-    """Return microseconds since 1970 of an RFC 3339 instant with zone, or None; digits beyond the microsecond are cut off."""
-    if AT_PATTERN.fullmatch(at) is None:
-        return None
-    try:
-        return (datetime.fromisoformat(at.upper()) - EPOCH_AT) // MICROSECOND
-    except ValueError:
-        return None  # 30 February
 
 
 def _milliseconds_us(at: object) -> int | None:

@@ -12,16 +12,15 @@ from ingest.lorawan import (
     OBJECT_VALUES_MAX,
     RSSI,
     SNR,
-    TOPIC_SHOWN_CHARS_MAX,
     Uplink,
     announce,
     base64_bytes,
     best_reception,
     details,
-    instant_us,
     part,
     read_object,
 )
+from ingest.parts import TOPIC_SHOWN_CHARS_MAX, instant_of
 from underway.model import DAY_US, Fault, FaultReason
 
 NAME = "thethings"
@@ -154,7 +153,7 @@ def _normalized(normalized: object, uplink: Uplink, observed_us: int | None) -> 
             )
             continue
         own = measurement.get("time")
-        at_us = observed_us if own is None else instant_us(own)
+        at_us = observed_us if own is None else instant_of(own)
         if own is not None and at_us is None:
             uplink.fault(
                 FaultReason.TIME_INVALID,
@@ -169,10 +168,10 @@ def _observed_us(document: dict[str, Any], message: dict[str, Any]) -> tuple[int
     told = message.get("received_at")
     if told is None:
         told = document.get("received_at")
-    received_us = None if told is None else instant_us(told)
+    received_us = None if told is None else instant_of(told)
     if told is not None and received_us is None:
         return None, f"'received_at' must be an RFC 3339 instant with zone, got {shown(told)}"
-    gateway_us = instant_us(part(message, "settings").get("time"))
+    gateway_us = instant_of(part(message, "settings").get("time"))
     if gateway_us is None or received_us is None:
         return received_us if gateway_us is None else gateway_us, None
     credible = -GATEWAY_AHEAD_US_MAX <= received_us - gateway_us <= GATEWAY_BEHIND_US_MAX

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ def test_clock_batches_of_any_size_learn_the_same_ring(pairs: list[tuple[int, in
     edges = [0, *sorted(c for c in cuts if c < len(pairs)), len(pairs)]
     for i in range(len(pairs)):
         one.learn(device[i : i + 1], ahead[i : i + 1], received[i : i + 1])
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         many.learn(device[start:stop], ahead[start:stop], received[start:stop])
     assert (one._ahead_us == many._ahead_us).all()
     assert (one._received_us == many._received_us).all()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ingest.decoded import ADDRESS_CHARS_MAX, FAULTS_MAX, Decoded
 from ingest.dialects import chirpstack, thethings
-from ingest.lorawan import DETAIL_CHARS_MAX, DETAILS_MAX, OBJECT_VALUES_MAX, best_reception, clean, details, instant_us
+from ingest.lorawan import DETAIL_CHARS_MAX, DETAILS_MAX, OBJECT_VALUES_MAX, best_reception, clean, details
+from ingest.parts import instant_of
 from underway.model import FaultReason
 
 EUI = "70b3d5499a1b2c3d"
@@ -100,7 +101,7 @@ def test_chirpstack_status_without_a_battery_level_says_nothing_of_a_battery() -
     "text", ["2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00+25:00", "2026-01-01", "", "x" * 99, None, 5]
 )
 def test_instant_that_is_none_is_none(text: object) -> None:
-    assert instant_us(text) is None
+    assert instant_of(text) is None
 
 
 def test_best_reception_of_odd_gateways_is_nothing() -> None:
