@@ -206,9 +206,13 @@ def mount_tmpfs(folder: Path, size_kb: int, owner: Postgres) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     owner_id = owner.home.stat()
     options = f"size={size_kb}k,mode=700,uid={owner_id.st_uid},gid={owner_id.st_gid}"
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise OSError(f"cannot mount a tmpfs on '{folder}': there is no program 'mount'") from error
     if done.returncode != 0:
-        raise OSError(f"cannot mount a tmpfs on '{folder}': {done.stderr.strip()}")
+        raise OSError(f"cannot mount a tmpfs on '{folder}': {done.stderr.strip().partition(chr(10))[0]}")
 
 
 def unmount(folder: Path) -> None:
