@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,24 @@ NEAREST_KEPT_MAX = 1000
 CLOCK_SHOWN_US_MIN = 120 * SECOND_US
 """From this offset on a reading is graded suspect for its clock."""
 
-Item = tuple[str, Decoded, int, *tuple[Any, ...]]
-"""Name of the dialect, what it made of a message, when the message was received (microseconds since 1970); what else stands there is not read."""
+
+class Item(Protocol):
+    """A decoded message: the name of its dialect, what that made of it, and when it was received, microseconds since 1970."""
+
+    @property
+    def dialect(self) -> str:
+        """Name of the dialect."""
+        ...
+
+    @property
+    def decoded(self) -> Decoded:
+        """What it says."""
+        ...
+
+    @property
+    def received_us(self) -> int:
+        """When it was received."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +89,13 @@ class Resolved:
 class _Known:
     """A registered device as ingest sees it, with the shape of its last message and the routes that belong to it."""
 
-    __slots__ = ("channel", "device", "faults", "number", "routes", "unit")
+    __slots__ = ("active", "channel", "device", "faults", "number", "routes", "site_id", "unit")
 
     def __init__(self, device: Device, number: int) -> None:
         self.device = device
         self.number = number
+        self.site_id = device.site_id
+        self.active = device.status is DeviceStatus.ACTIVE
         self.channel: tuple[str, ...] | None = None
         self.unit: tuple[str | None, ...] | None = None
         self.routes: tuple[int, ...] = ()
@@ -111,7 +129,7 @@ class Resolver:
     def __init__(self, registry: Registry, rules: TimeRules | None = None, clock_offset_ms: Mapping[str, int] | None = None) -> None:
         self.registry = registry
         self.rules = rules or TimeRules()
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._known: dict[tuple[str, str | None], _Known] = {}
         by_id: dict[str, int] = {}
         for number, device in enumerate(registry.devices):
             self._known[device.dialect, device.spoken_address] = _Known(device, number)
@@ -133,7 +151,7 @@ class Resolver:
     def knows(self, dialect: str, address: str) -> bool:
         """Return whether a device is registered and active."""
         known = self._known.get((dialect, address))
-        return known is not None and known.device.status is DeviceStatus.ACTIVE
+        return known is not None and known.active
 
     def resolve(self, items: Sequence[Item]) -> Resolved:
         """Return the readings and faults of messages."""
@@ -150,19 +168,21 @@ class Resolver:
         known, n = self._known, 0
         self._searches_left = NEAREST_SEARCHES_MAX
         for index, item in enumerate(items):
-            dialect, decoded, received_us = item[0], item[1], item[2]
+            dialect, decoded = item.dialect, item.decoded
             if decoded.faults:
                 faults.extend((index, fault) for fault in decoded.faults)
             value = decoded.value
             if not value:
                 continue
-            device = known.get((dialect, decoded.device or ""))
-            if device is None or device.device.status is not DeviceStatus.ACTIVE or decoded.site_id not in (None, device.device.site_id):
+            device = known.get((dialect, decoded.device))
+            site_id = decoded.site_id
+            if device is None or not device.active or (site_id is not None and site_id != device.site_id):
                 faults.append((index, self._refuse(dialect, decoded, device)))
                 if device is None and decoded.device is not None:
                     strangers.add((dialect, decoded.device))
                 continue
-            if device.channel != decoded.channel or device.unit != decoded.unit:
+            channel, unit = decoded.channel, decoded.unit
+            if (channel is not device.channel and channel != device.channel) or (unit is not device.unit and unit != device.unit):
                 self._reshape(device, decoded)
             if device.faults:
                 faults.extend((index, fault) for fault in device.faults)
@@ -174,7 +194,7 @@ class Resolver:
             values += value
             counts.append(count)
             numbers.append(device.number)
-            received.append(received_us)
+            received.append(item.received_us)
             owner.append(index)
             n += count
         nothing = np.empty(0, np.int64)
@@ -277,8 +297,8 @@ class Resolver:
         where: dict[tuple[int, FaultReason], tuple[str, str]] = {}
         for row in rows.tolist():
             message = int(of_message[row])
-            dialect, decoded = items[owner[message]][:2]
-            device = self._known[dialect, decoded.device or ""].device
+            decoded = items[owner[message]].decoded
+            device = self._known[items[owner[message]].dialect, decoded.device].device
             place = row - int(starts[message])
             event_us = int(observed_us[row]) - int(offset_ms[row]) * 1000
             reason = refusal_reason(self.rules, event_us, int(observed_us[row]), int(received_us[row]), to_us(device.registered_at))
@@ -322,7 +342,7 @@ class Resolver:
             if self._searches_left <= 0:
                 return ""
             self._searches_left -= 1
-            hint = _nearest(address, [spoken for spoken_in, spoken in self._known if spoken_in == dialect])
+            hint = _nearest(address, [spoken for spoken_in, spoken in self._known if spoken_in == dialect and spoken])
             if not hint and any(spoken == address for _, spoken in self._known):
                 hint = f" for the dialect '{dialect}'; it is registered for another one"
             if len(self._nearest_device) < NEAREST_KEPT_MAX:
@@ -337,7 +357,7 @@ class Resolver:
             found = self._find(device, decoded)
             if len(self._shapes) < SHAPES_MAX and device.channel is not None:
                 self._shapes[key] = found
-        device.channel = self._word(decoded.channel)  # type: ignore[assignment]  # channels are never None
+        device.channel = self._word(decoded.channel)  # type: ignore[assignment]  # no channel is None
         device.unit = None if decoded.unit is None else self._word(decoded.unit)
         device.routes, device.faults = found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -102,30 +101,25 @@ def decode(topic: str, payload: bytes) -> Decoded:
 
 
 def _plain(device_id: str, site_id: str, plain: _Plain) -> Decoded | None:
-    """Return the samples of a message with nothing unusual in it, else None."""
+    """Return the samples of a message with nothing unusual in it, else None; the parser has refused numbers that are not finite."""
     at, values = plain.at, plain.values
     observed_us = _milliseconds_us(at) if type(at) is int else instant_us(at)
-    names = tuple(values)
-    if (
-        observed_us is None
-        or plain.readings is not msgspec.UNSET
-        or not _are_channel_names(names)
-        or not all(map(isfinite, values.values()))
-    ):
+    shape = _shape(tuple(values), tuple(plain.units.items()))
+    if observed_us is None or shape is None or plain.readings is not msgspec.UNSET:
         return None
-    unit: tuple[str | None, ...] | None = None
-    if plain.units:
-        units = plain.units
-        if not all(1 <= len(text) <= UNIT_CHARS_MAX for text in units.values()):
-            return None
-        unit = tuple([units.get(name) for name in names])
-    n = len(names)
-    return Decoded(device_id, names, (observed_us,) * n, tuple(values.values()), unit, site_id=site_id)
+    names, unit = shape
+    return Decoded(device_id, names, (observed_us,) * len(names), tuple(values.values()), unit, None, None, None, None, (), site_id)
 
 
 @lru_cache(maxsize=4096)
-def _are_channel_names(names: tuple[str, ...]) -> bool:
-    return 1 <= len(names) <= VALUES_MAX and all(CHANNEL_PATTERN.fullmatch(name) for name in names)
+def _shape(names: tuple[str, ...], units: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tuple[str | None, ...] | None] | None:
+    """Return channels and units of a message, always the same object for the same words; None when something is wrong with them."""
+    if not 1 <= len(names) <= VALUES_MAX or not all(CHANNEL_PATTERN.fullmatch(name) for name in names):
+        return None
+    if not all(1 <= len(unit) <= UNIT_CHARS_MAX for _, unit in units):
+        return None
+    told = dict(units)
+    return names, tuple([told.get(name) for name in names]) if told else None
 
 
 @lru_cache(maxsize=16_384)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from underway.model import Clock, LeakSignatures, Registry, StoreUnavailable, to
 CLIENT_ID = "underway-ingest"
 STAND_BY_S = 0.5
 JOIN_S = 10.0
+GARBAGE_THRESHOLD = 50_000
+"""Allocations between two looks of the garbage collector: messages make no cycles, so there is little for it to find."""
 
 log = logging.getLogger("underway.ingest")
 
@@ -131,6 +134,7 @@ def run(
         When messages cannot be taken for a reason that lies with us.
     """
     options = options or IngestOptions()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
     filters = topic_filters(options.dialects)
     stages = Stages()
     budget = QuarantineBudget(options.quarantine_at_once, options.quarantine_per_hour)

@@ -7,7 +7,7 @@ import logging
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -27,8 +27,8 @@ UNDATED_MAX = 65_535
 """As many as MQTT has packet ids: one message without an instant for each."""
 
 
-class Item(NamedTuple):
-    """One message on its way into the store; the first three make it an `ingest.resolve.Item`."""
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """One message on its way into the store, with what a dialect remembers of it."""
 
     dialect: str
     decoded: Decoded
@@ -36,6 +36,11 @@ class Item(NamedTuple):
     message: Message
     memory: tuple[MemoryRow, ...] = ()
     presence: tuple[PresenceRow, ...] = ()
+
+    @property
+    def special(self) -> bool:
+        """Whether more than readings is to be stored."""
+        return bool(self.memory or self.presence or self.decoded.announcement is not None)
 
 
 class Intake:
@@ -84,19 +89,21 @@ class Intake:
     def take(self, messages: Sequence[Message]) -> list[Item]:
         """Return what messages say, in their order."""
         items: list[Item] = []
+        append = items.append
         for message in messages:
-            if message.size > len(message.payload):
+            topic, payload = message[0], message[1]
+            if message.size > len(payload):
                 fault = Fault(
                     FaultReason.PAYLOAD_TOO_LARGE,
                     f"a payload must have at most 1 MiB, got {message.size} bytes; the beginning is kept (topic {message.topic[:160]!a})",
                 )
                 items.append(Item("none", Decoded(None, faults=(fault,)), message.received_us, message))
                 continue
-            dialect, decoded = decode(message.topic, message.payload)
+            dialect, decoded = decode(topic, payload)
             if decoded.more is None and decoded.counter is None and decoded.from_reception is None:
-                items.append(Item(dialect, decoded, message.received_us, message))
+                append(Item(dialect, decoded, message[2], message))
             else:
-                items.append(self._remembering(dialect, decoded, message))
+                append(self._remembering(dialect, decoded, message))
         return items
 
     def due(self, now_us: int) -> Sequence[Publication]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from operator import attrgetter, itemgetter
 from threading import Event
 from typing import Any
 
@@ -50,6 +52,7 @@ from underway.store.telemetry import Checkpoint
 log = logging.getLogger("underway.pipeline")
 
 TICK_LOOK_S = 0.02
+_PAYLOAD, _DIALECT, _VALUE, _MESSAGE = itemgetter(1), attrgetter("dialect"), attrgetter("decoded.value"), attrgetter("message")
 
 
 class Pipeline:
@@ -210,14 +213,15 @@ class Pipeline:
             return
         with self.stages.timed("decode"):
             items = self._intake.take(messages)
-        size = readings = 0
-        counts, values = self.metrics.dialect_messages, self.metrics.dialect_readings
-        for item in items:
-            size += len(item.message.payload)
-            n = len(item.decoded.value)
-            readings += n
-            counts[item.dialect] += 1
-            values[item.dialect] += n
+        size = sum(map(len, map(_PAYLOAD, messages)))
+        counts = Counter(map(_DIALECT, items))
+        self.metrics.dialect_messages.update(counts)
+        readings = sum(map(len, map(_VALUE, items)))
+        if len(counts) == 1:
+            self.metrics.dialect_readings[items[0].dialect] += readings
+        else:
+            for item in items:
+                self.metrics.dialect_readings[item.dialect] += len(item.decoded.value)
         self._readings_a_message = max(1.0, 0.5 * (self._readings_a_message + readings / len(items)))
         self.stages.readings["decode"] += readings
         now_s = self._last_message_s = self._monotonic_s()
@@ -270,6 +274,9 @@ class Pipeline:
         self._store.forget_checkpoints(self._partition, list(marks))
         self._bank, self._batch_id = bank, max([batch_id, *marks.values()])
         self._parts.begin(bank.parts(), self._monotonic_s())
+        # what was built now stays: the garbage collector need not look through it again and again
+        gc.collect()
+        gc.freeze()
         self.state = PipelineState.RUNNING
         self.metrics.store_error = ""
 
@@ -333,7 +340,7 @@ class Pipeline:
                 continue
             # what was set aside is acknowledged only now that another message went through: when nothing does, the fault is not theirs
             with self.stages.timed("ack"):
-                self._source.acknowledge([item.message for item in (*self._aside, *items)])
+                self._source.acknowledge([*map(_MESSAGE, self._aside), *map(_MESSAGE, items)])
             self._aside.clear()
             self._poison_in_a_row = 0
             self._todo.popleft()
@@ -425,13 +432,10 @@ class Pipeline:
         carried = self._carried
         facts = BatchFacts(list(carried.memory), list(carried.presence), list(carried.clocks))
         speaking = resolved.strangers
-        for item in items:
-            if item.memory:
-                facts.memory.extend(item.memory)
-            if item.presence:
-                facts.presence.extend(item.presence)
-            decoded = item.decoded
-            if decoded.announcement is not None or (speaking and (item.dialect, decoded.device) in speaking):
+        for item in items if speaking else [item for item in items if item.special]:
+            facts.memory.extend(item.memory)
+            facts.presence.extend(item.presence)
+            if item.decoded.announcement is not None or (item.dialect, item.decoded.device) in speaking:
                 note = self._strangers.note(item, self._intake.is_registered, self._partition)
                 if note is not None:
                     facts.pending.append(note)

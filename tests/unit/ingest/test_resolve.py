@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.decoded import Decoded
-from ingest.resolve import Item, Resolver
+from ingest.resolve import Resolver
 from underway.model import (
     DAY_US,
     HOUR_US,
@@ -30,6 +31,12 @@ from underway.model import (
 
 REGISTERED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW_US = to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
+
+
+class Item(NamedTuple):
+    dialect: str
+    decoded: Decoded
+    received_us: int
 
 
 def device(device_id: str, status: DeviceStatus = DeviceStatus.ACTIVE, registered_at: datetime = REGISTERED_AT) -> Device:
@@ -64,7 +71,7 @@ RESOLVER = Resolver(
 
 def said(device_id: str, name: str, value: float, at_us: int = NOW_US, unit: str | None = None, site_id: str | None = "town") -> Item:
     units = None if unit is None else (unit,)
-    return "native", Decoded(device_id, (name,), [at_us], [value], units, site_id=site_id), NOW_US
+    return Item("native", Decoded(device_id, (name,), [at_us], [value], units, site_id=site_id), NOW_US)
 
 
 def only_fault(message: Item) -> Fault:
@@ -166,7 +173,7 @@ def test_resolve_value_out_of_range_is_bad_and_unchanged() -> None:
 
 def test_resolve_many_refused_rows_of_a_message_are_one_fault_with_a_count() -> None:
     decoded = Decoded("fm-1", ("flow",) * 50, list(range(50)), [1.0] * 50)
-    ((_, fault),) = RESOLVER.resolve([("native", decoded, NOW_US)]).faults
+    ((_, fault),) = RESOLVER.resolve([Item("native", decoded, NOW_US)]).faults
     assert fault.message.endswith("; and 49 more of this message")
 
 
@@ -182,8 +189,8 @@ def test_resolve_address_of_the_dialect_finds_device_and_channel() -> None:
     flow = replace(channel(9, "meter-7", "flow", Quantity.FLOW, "m3/h"), address="Flow/m3h")
     resolver = Resolver(Registry(RESOLVER.registry.site, (), (), (meter,), (flow,)))
     spoken = Decoded("north/rtu-1/inlet", ("Flow/m3h",), [NOW_US], [41.7])
-    assert resolver.resolve([("sparkplug", spoken, NOW_US)]).batch.channel_id.tolist() == [9]
-    ((_, fault),) = resolver.resolve([("native", spoken, NOW_US)]).faults
+    assert resolver.resolve([Item("sparkplug", spoken, NOW_US)]).batch.channel_id.tolist() == [9]
+    ((_, fault),) = resolver.resolve([Item("native", spoken, NOW_US)]).faults
     assert fault.message == "no device 'north/rtu-1/inlet' is registered for the dialect 'native'; it is registered for another one"
 
 
@@ -194,14 +201,14 @@ def test_resolve_shapes_that_take_turns_go_where_they_belong() -> None:
 
 def test_resolve_quality_and_time_from_reception_of_one_message_stay_with_it() -> None:
     graded = Decoded("fm-1", ("flow", "flow"), [-5 * SECOND_US, NOW_US], [1.0, 2.0], None, [1, 0], [2, 0], [True, False])
-    batch = RESOLVER.resolve([said("fm-1", "flow", 3.0), ("native", graded, NOW_US), said("fm-1", "flow", 4.0)]).batch
+    batch = RESOLVER.resolve([said("fm-1", "flow", 3.0), Item("native", graded, NOW_US), said("fm-1", "flow", 4.0)]).batch
     assert batch.observed_us.tolist() == [NOW_US, NOW_US - 5 * SECOND_US, NOW_US, NOW_US]
     assert batch.quality.tolist() == [0, 1, 0, 0]
 
 
 def test_resolve_device_says_historical_flags_it() -> None:
     told = Decoded("fm-1", ("flow", "flow"), [NOW_US, NOW_US - 1], [1.0, 2.0], historical=[True, False])
-    assert RESOLVER.resolve([("native", told, NOW_US)]).batch.flags.tolist() == [ReadingFlag.HISTORICAL, 0]
+    assert RESOLVER.resolve([Item("native", told, NOW_US)]).batch.flags.tolist() == [ReadingFlag.HISTORICAL, 0]
 
 
 def test_resolve_clock_an_hour_ahead_is_quarantined_until_it_is_known_and_taken_then() -> None:
@@ -209,7 +216,7 @@ def test_resolve_clock_an_hour_ahead_is_quarantined_until_it_is_known_and_taken_
     for minute in range(7):
         now_us = NOW_US + minute * 60 * SECOND_US
         spoken = Decoded("fm-1", ("flow",), [now_us + HOUR_US], [1.0])
-        got = resolver.resolve([("native", spoken, now_us)])
+        got = resolver.resolve([Item("native", spoken, now_us)])
         resolver.learn(got)
         taken.append(len(got.batch))
     assert taken == [0, 0, 0, 0, 0, 1, 1]
@@ -217,7 +224,7 @@ def test_resolve_clock_an_hour_ahead_is_quarantined_until_it_is_known_and_taken_
     assert got.batch.in_event_time().observed_us.tolist() == [now_us]
     assert (got.batch.quality[0], got.batch.reason[0]) == (Quality.SUSPECT, QualityReason.CLOCK_OFFSET)
     ahead = Decoded("fm-1", ("flow",), [now_us + HOUR_US + 121 * SECOND_US], [1.0])
-    ((_, fault),) = resolver.resolve([("native", ahead, now_us)]).faults
+    ((_, fault),) = resolver.resolve([Item("native", ahead, now_us)]).faults
     assert fault.message == (
         "the observed time must be at most 120 s after reception, with its clock 1.0 h ahead, got 2026-03-01T13:08:01Z, 121 s ahead"
         " (device 'fm-1', channel 'flow')"
