@@ -259,7 +259,14 @@ class MqttSource:
             "oversized": counts["oversized"] + (0 if link is None else link.parser.oversized),
             "published": self._published,
             "publish_dropped": self._publish_dropped,
+            "cpu_s": self._cpu_s(),
         }
+
+    def _cpu_s(self) -> float | None:
+        """Return the CPU time of the network thread, s; None where the system does not tell."""
+        if not hasattr(time, "pthread_getcpuclockid") or self._thread.ident is None or not self._thread.is_alive():
+            return None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def close(self, farewell: Sequence[Publication] = ()) -> None:
         """Publish `farewell` and disconnect, which takes at most a few seconds; the session and what is not acknowledged stay with the broker."""

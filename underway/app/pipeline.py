@@ -653,6 +653,8 @@ class Pipeline:
         """Return what people want to see: plain values, by name, reason, dialect or stage."""
         metrics = self.metrics
         source = self._source.facts()
+        self.stages.cpu_s["receive"] = source.get("cpu_s") or 0.0
+        self.stages.readings["receive"] = self.stages.readings["decode"]
         messages_per_s, readings_per_s = self._rates
         newest_us = metrics.newest_observed_us
         offsets = np.empty(0, np.int32) if self._resolver is None else self._resolver.clocks.offsets
