@@ -109,7 +109,7 @@ class Meter:
     """
 
     def __init__(self, ingest: Ingest, watch: CpuWatch, channel_ids: NDArray[np.int32]) -> None:
-        self.ingest, self._watch, self._ids = ingest, watch, channel_ids
+        self.ingest, self.watch, self._ids = ingest, watch, channel_ids
         self.messages = int(ingest.facts().get("messages", 0))
         self._duplicates = int(ingest.facts().get("duplicates", 0))
         self.batch_id = measure.last_batch_id(ingest.conn)
@@ -118,10 +118,10 @@ class Meter:
 
     def drain(self, messages: int, published: Rounds, seconds_max: float) -> Drained:
         """Let the frozen process go, wait until it has stored `messages`, and compare what it stored with what was published."""
-        before = self._watch.look()
+        before = self.watch.look()
         self.ingest.thaw()
         complete = self.await_stored(messages, seconds_max)
-        cpu = {name: s - before.get(name, 0.0) for name, s in self._watch.look().items()}
+        cpu = {name: s - before.get(name, 0.0) for name, s in self.watch.look().items()}
         return self.result(published, cpu, complete=complete)
 
     def await_stored(self, messages: int, seconds_max: float) -> bool:

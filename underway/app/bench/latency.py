@@ -95,7 +95,7 @@ def latency(native: NativeTown, say: Say) -> Part:
         return part
     town, options = native.town, native.options
     rate = LOAD_SHARE * sustained
-    rounds = max(1, round(rate * options.latency_s / town.size))
+    rounds = max(1, min(round(rate * options.latency_s / town.size), native.rounds_until_now()))
     load = native.next_rounds(rounds)
     say(f"latency: {rate:,.0f} messages/s for {len(load) / rate:.0f} s, {town.marked} of them marked")
     commit_ms = empty_commits_ms(native.url)

@@ -23,6 +23,10 @@ from underway.store.connect import connect
 TOPIC_FILTER = "uw/+/+/telemetry"
 RATIO_MIN = 0.8
 DRAIN_S_MAX = 90.0
+LIVE_SHARE = 2
+"""A live stream has one in so many messages of a backlog."""
+LIVE_LEVEL = "nl"
+"""First level of the topics for the null subscriber; as long as ours."""
 
 
 @dataclass(slots=True)
@@ -51,6 +55,10 @@ class NativeTown:
         rounds = self.town.rounds(self.first_us, self.round, count)
         self.round += count
         return rounds
+
+    def rounds_until_now(self) -> int:
+        """Return how many rounds there are before the present: a later reading would come from the future."""
+        return (to_us(datetime.now(UTC)) - self.first_us) // ROUND_US - self.round
 
     def watch(self, ingest_pid: int) -> CpuWatch:
         """Return the processes whose CPU time belongs to a measurement."""
@@ -103,6 +111,7 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
     null_rates: list[float] = []
     drained: list[Drained] = []
     null_cpu: list[float] = []
+    live: list[tuple[float | None, Drained]] = []
     payload_bytes = 0
     try:
         with native_meter(native) as meter:
@@ -128,9 +137,13 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
                     else:
                         drained.append(meter.drain(len(messages), published, DRAIN_S_MAX))
                 let_settle(meter.ingest)
+                if drained[-1].complete:
+                    say(f"one-reading {repetition + 1}/{options.repetitions}: both follow a live stream")
+                    live.append(follow_live(native, meter, max(2, rounds // LIVE_SHARE)))
+                    let_settle(meter.ingest)
                 if not drained[-1].complete or time.perf_counter() + (time.perf_counter() - began_s) > deadline_s:
                     break
-            meter.note(part, drained)
+            meter.note(part, [*drained, *(one for _, one in live)])
     finally:
         null.forget()
     rates = [one.rate_per_s for one in drained if one.rate_per_s is not None]
@@ -142,14 +155,41 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
         Figure("ingest, whole path", "messages/s", tuple(rates)),
         Figure("ratio", "", tuple(b / a for a, b in zip(null_rates, rates, strict=False))),
     ]
+    pairs = [(null_rate, one.rate_per_s) for null_rate, one in live if null_rate is not None and one.rate_per_s is not None]
+    part.figures += [
+        Figure(f"{null.kind}, live", "messages/s", tuple(a for a, _ in pairs)),
+        Figure("ingest, whole path, live", "messages/s", tuple(b for _, b in pairs)),
+        Figure("ratio, live", "", tuple(b / a for a, b in pairs)),
+    ]
     if null_cpu:
         part.cpu_us.setdefault("process", {})["null subscriber"] = median(null_cpu) or 0.0
-    flaw = flaw_of(drained, native.flaw)
+    flaw = flaw_of([*drained, *(one for _, one in live)], native.flaw)
     part.gates = [Gate("ingest / null subscriber", ratio(median(rates), median(null_rates)), Bound.AT_LEAST, RATIO_MIN, flaw=flaw)]
     part.settings = {**native.settings, "messages": rounds * native.town.size, "payload_bytes": payload_bytes}
     if place.broker.kind == "amqtt":
         part.notes.append("mosquitto is not installed: the broker is amqtt, and the figures are the broker's")
     return part
+
+
+def follow_live(native: NativeTown, meter: Meter, rounds: int) -> tuple[float | None, Drained]:
+    """Return the rate of a null subscriber, and what ingest did, while as many messages as the broker takes are published at QoS 1.
+
+    One after the other, each on topics of its own, so that the broker serves one subscriber at a time.
+    """
+    place = native.place
+    published = native.next_rounds(rounds)
+    messages = native_messages(native.town, published)
+    null = NullSubscriber(place.broker, f"{LIVE_LEVEL}/+/+/telemetry")
+    elsewhere = chunks(packets((LIVE_LEVEL.encode() + topic[len(LIVE_LEVEL) :], payload) for topic, payload in messages))
+    null.subscribe()
+    with Publisher(place.broker.port, "bench-publisher") as publisher:
+        wall_s = null.follow(len(messages), lambda: publisher.publish(elsewhere), DRAIN_S_MAX)
+        null.forget()
+        before = meter.watch.look()
+        publisher.publish(chunks(packets(messages)))
+        complete = meter.await_stored(len(messages), DRAIN_S_MAX)
+    cpu = {name: s - before.get(name, 0.0) for name, s in meter.watch.look().items()}
+    return None if wall_s is None else len(messages) / wall_s, meter.result(published, cpu, complete=complete)
 
 
 def flaw_of(drained: list[Drained], flaw: GateReason | None) -> GateReason | None:

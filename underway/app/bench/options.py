@@ -9,6 +9,9 @@ PARTS = ("one-reading", "pack-senml", "pack-sparkplug", "memory", "latency")
 SECONDS_FULL = 120.0
 """From this time on everything has its full size; below it towns and backlogs shrink in proportion."""
 
+LOAD_PER_S_MAX = 30_000
+"""Messages a second for which the history of a town leaves room until now; a greater load is on for a shorter time."""
+
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
@@ -69,7 +72,7 @@ class BenchOptions:
     @property
     def pack_readings(self) -> int:
         """Return the readings of one repetition of packs."""
-        return max(40_000, round(600_000 * self.scale))
+        return max(40_000, round(300_000 * self.scale))
 
     @property
     def memory_zones(self) -> int:
@@ -78,5 +81,5 @@ class BenchOptions:
 
     def native_rounds(self, channels: int) -> int:
         """Return how many rounds all measurements of the native town may take: history ends so long ago."""
-        drains = (self.repetitions + 1) * (self.one_reading_messages("mosquitto") // channels + 1)
-        return drains + round(self.latency_s * 15_000 / channels)
+        drains = (self.repetitions + 1) * (2 * self.one_reading_messages("mosquitto") // channels + 2)
+        return drains + round(self.latency_s * LOAD_PER_S_MAX / channels)

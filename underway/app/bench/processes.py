@@ -30,6 +30,8 @@ READY_S_MAX = 120.0
 LOOK_S = 0.02
 STOP_S_MAX = 20.0
 NULL_CLIENT = "bench-null"
+SETTLE_S = 0.3
+"""How long a null subscriber gets to connect before anything is published."""
 
 
 # what the kernel says --------------------------------------------------------------------------------------------------------------------
@@ -295,6 +297,20 @@ class NullSubscriber:
         wall_s = time.perf_counter() - began_s - self._start_s
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def follow(self, count: int, publish: Callable[[], object], seconds_max: float) -> float | None:
+        """Take `count` messages while they are published; return wall time from the first to the end, in s (None: not in time)."""
+        process = subprocess.Popen(self._command(count, persistent=True), stdout=subprocess.DEVNULL)  # noqa: S603 our own command
+        try:
+            time.sleep(SETTLE_S)
+            began_s = time.perf_counter()
+            publish()
+            code = process.wait(seconds_max)
+            return time.perf_counter() - began_s if code == 0 else None
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _stop(process)
 
     def _run(self, count: int, *, persistent: bool, seconds_max: float) -> None:
         done = subprocess.run(  # noqa: S603 our own command

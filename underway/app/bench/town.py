@@ -36,7 +36,7 @@ KINDS_OF_ZONE = 4
 MARKED_EVERY_ROUNDS = 3
 MARKED_MOVING = 300
 MARKED_EQUAL = 13
-MARKED_INTERVAL_S = 86_400.0
+MARKED_INTERVAL_S = 7 * 86_400.0
 """Marked channels pause between their history and the measurement; this long interval says that they may."""
 
 
