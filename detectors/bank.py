@@ -185,7 +185,8 @@ class Bank:
 
     def lane_channels(self, lane_key: str) -> tuple[int, ...]:
         """Return the channels that feed a lane: what has to be read to judge a window of it again (flat-line: the late channels suffice)."""
-        return tuple(c.channel_id for c in self._lanes[lane_key].channels)
+        lane = self._lanes.get(lane_key)
+        return () if lane is None else tuple(c.channel_id for c in lane.channels)
 
     def warm_up_us(self, lane_key: str) -> int:
         """Return how much history a lane needs before a window to have learned, microseconds; 0 where late readings cannot matter (no-data)."""

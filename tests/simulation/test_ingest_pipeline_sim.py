@@ -351,6 +351,9 @@ class ChainBank:
         for hold in holds:
             self.chain = hashlib.sha256(self.chain + repr(hold).encode()).digest()
 
+    def lane_channels(self, lane_key: str) -> Sequence[int]:
+        return ()
+
     def parts(self) -> Sequence[str]:
         return ("all",)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
@@ -90,12 +90,27 @@ class IngestOptions:
 
 
 class LaneBanks:
-    """Builds detectors for one lane, to judge a window of late data again."""
+    """Builds detectors for one lane, to judge a window of late data again.
+
+    Parameters
+    ----------
+    lane_channels : callable (lane) -> channel ids or None, optional
+        What feeds a lane, where that is known: then the rest of a large registry need not be looked at.
+    """
+
+    def __init__(self, lane_channels: Callable[[str], Collection[int] | None] = lambda lane: None) -> None:
+        self._lane_channels = lane_channels
 
     def for_lane(
         self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int]
     ) -> tuple[Bank, Sequence[int], int] | None:
         """Return fresh detectors of a lane, the channels that feed them and how much history they want; None: no such lane any more."""
+        feeding = self._lane_channels(lane)
+        if feeding is not None:
+            ids = frozenset(feeding)
+            channels = tuple(c for c in registry.channels if c.channel_id in ids)
+            devices = {c.device_id for c in channels}
+            registry = replace(registry, channels=channels, devices=tuple(d for d in registry.devices if d.device_id in devices))
         bank = Bank(registry, signatures, [lane], channel_ids)
         if lane not in bank.lane_keys:
             return None
@@ -167,7 +182,14 @@ def run(
         ending.callback(lambda: source.close(intake.farewell(now_us()) if speaks_sparkplug else ()))
         rejudge: Rejudge | None = None
         if options.rejudge:
-            rejudge = Rejudge(database_url, site_id or None, LaneBanks(), clock, options.rejudge_settle_s)
+            rejudge = Rejudge(
+                database_url,
+                site_id or None,
+                LaneBanks(pipeline.lane_channels),
+                clock,
+                options.rejudge_settle_s,
+                lambda: pipeline.address_book,
+            )
             thread = Thread(target=rejudge.run, args=(stop_event,), name="rejudge", daemon=True)
             thread.start()
             ending.callback(thread.join, JOIN_S)

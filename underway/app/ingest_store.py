@@ -85,6 +85,10 @@ class Bank(Protocol):
         """Return the parts whose state a tick may change."""
         ...
 
+    def lane_channels(self, lane_key: str) -> Collection[int]:
+        """Return the channels that feed a lane; none when there is no such lane."""
+        ...
+
     def parts(self) -> Sequence[str]:
         """Return the names of the parts in which the state is kept."""
         ...

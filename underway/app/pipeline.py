@@ -306,6 +306,16 @@ class Pipeline:
             self.metrics.findings += len(tx.save_findings(dated, batch_id, now_at))
 
     @property
+    def address_book(self) -> AddressBook | None:
+        """Return what is known of the registry; None before it was read."""
+        return None if self._registry is None else AddressBook(self._registry, self._signatures)
+
+    def lane_channels(self, lane: str) -> Collection[int] | None:
+        """Return the channels that feed a lane of the detectors; None while there are no detectors."""
+        bank = self._bank
+        return None if bank is None else bank.lane_channels(lane)
+
+    @property
     def _partition(self) -> str:
         assert self._registry is not None
         return self._registry.site.site_id

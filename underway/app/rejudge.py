@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from underway.app.ingest_store import StepOutput
+from underway.app.ingest_store import AddressBook, StepOutput
 from underway.model import (
     HOUR_US,
     MINUTE_US,
@@ -122,10 +122,21 @@ class Rejudge:
     clock : Clock
     settle_s : float
         Time of the clock, in s, that a window waits for more.
+    address_book : callable, optional
+        Gives what the live path knows of the registry, or None while it knows nothing; without it the registry is read for each window.
     """
 
-    def __init__(self, database_url: str, site_id: str | None, banks: LaneBanks, clock: Clock, settle_s: float = SETTLE_S) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        site_id: str | None,
+        banks: LaneBanks,
+        clock: Clock,
+        settle_s: float = SETTLE_S,
+        address_book: Callable[[], AddressBook | None] | None = None,
+    ) -> None:
         self._url, self._site_id, self._banks, self._clock, self._settle_s = database_url, site_id, banks, clock, settle_s
+        self._address_book = address_book
         self._conn: Any = None
         self.judged = self.found = self.waiting = 0
         self.last_error = ""
@@ -160,9 +171,10 @@ class Rejudge:
             window = memory.take_late_window(conn, self._clock.now_at() - timedelta(seconds=self._settle_s))
             if window is None:
                 return False
-            registry = registry_store.load_registry(conn, self._site_id)
-            signatures = registry_store.load_leak_signatures(conn, registry.site.site_id)
-            made = self._banks.for_lane(registry, signatures, window.lane, window.channel_ids)
+            book = self._read_book() if self._address_book is None else self._address_book()
+            if book is None:
+                return False
+            made = self._banks.for_lane(book.registry, book.signatures, window.lane, window.channel_ids)
             findings = [] if made is None else self._judge(window, *made)
             now_at = self._clock.now_at()
             with conn.transaction():
@@ -175,6 +187,10 @@ class Rejudge:
                 "judged %d late readings of %s again: %d findings%s", window.readings, window.lane, len(new), "" if done else "; more came"
             )
             return True
+
+    def _read_book(self) -> AddressBook:
+        registry = registry_store.load_registry(self._conn, self._site_id)
+        return AddressBook(registry, registry_store.load_leak_signatures(self._conn, registry.site.site_id))
 
     def _judge(self, window: LateWindow, bank: WindowBank, channel_ids: Sequence[int], warm_up_us: int) -> list[Finding]:
         conn = self._conn

@@ -89,7 +89,8 @@ def _checked_url(url: str, schemes: tuple[str, ...], example: str) -> str:
     if url:
         try:
             parts = urlsplit(url)
-            fits = parts.scheme in schemes and parts.port != 0
+            hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq takes several, each with its port
+            fits = parts.scheme in schemes and all(urlsplit(f"//{host}").port != 0 for host in hosts)
         except ValueError:  # a port that is none, a bracket that does not close; its message may quote a password
             fits = False
         if not fits:

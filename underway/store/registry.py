@@ -128,17 +128,27 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
             statement = f"SELECT {', '.join(columns)} FROM {table} WHERE site_id = %s ORDER BY 1"  # noqa: S608 constants only
             return cursor.execute(statement.encode(), (site.site_id,)).fetchall()
 
+        words: dict[str, str] = {}
+
+        def once(row: Sequence[Any]) -> list[Any]:
+            """Return the row with one copy of each text: a large registry says few words often."""
+            return [words.setdefault(value, value) if type(value) is str else value for value in row]
+
         zones = tuple(Zone(a, b, c, ZoneKind(kind), d, e) for a, b, c, kind, d, e in rows("zone", _ZONE))
         assets = tuple(Asset(a, b, c, AssetClass(kind), d, e, f, g) for a, b, c, kind, d, e, f, g in rows("asset", _ASSET))
         devices = tuple(
-            Device(a, b, c, d, e, f, g, DeviceStatus(status), h, i, j) for a, b, c, d, e, f, g, status, h, i, j in rows("device", _DEVICE)
+            Device(a, b, c, d, e, f, g, DeviceStatus(status), h, i, j)
+            for a, b, c, d, e, f, g, status, h, i, j in map(once, rows("device", _DEVICE))
         )
         channels = tuple(
             Channel(row[0], row[1], row[2], Quantity(row[3]), *row[4:])
-            for row in cursor.execute(
-                f"SELECT channel_id, {', '.join('channel.' + name for name in _CHANNEL)} FROM channel JOIN device USING (device_id)"  # noqa: S608 constants only
-                " WHERE site_id = %s ORDER BY channel_id".encode(),
-                (site.site_id,),
+            for row in map(
+                once,
+                cursor.execute(
+                    f"SELECT channel_id, {', '.join('channel.' + name for name in _CHANNEL)} FROM channel JOIN device USING (device_id)"  # noqa: S608 constants only
+                    " WHERE site_id = %s ORDER BY channel_id".encode(),
+                    (site.site_id,),
+                ),
             )
         )
     return Registry(site, zones, assets, devices, channels)

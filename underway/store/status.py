@@ -37,9 +37,7 @@ def take_notices(conn: Connection[Any]) -> None:
 def alone(conn: Connection[Any], what: str) -> bool:
     """Take the right to do `what` alone, for as long as this connection lives; False when another one has it.
 
-    A session lock: it is gone when the process is, killed or not. Over TCP the server is told to notice a vanished client within a minute.
+    A session lock: it is gone when the process is, killed or not. `underway.store.connect` has told the server to notice a vanished client soon.
     """
-    for setting, value in (("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")):
-        conn.execute("SELECT set_config(%s, %s, false)", (setting, value))
     row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"underway {what}",)).fetchone()
     return row is not None and bool(row[0])

@@ -102,3 +102,8 @@ def test_settings_bad_file_says_what_and_where(tmp_path: Path, text: str, messag
 def test_settings_missing_file_says_so() -> None:
     with pytest.raises(SettingsError, match=r"must name a readable TOML file, got '/nowhere\.toml'"):
         load_settings(environ={"UNDERWAY_CONFIG": "/nowhere.toml"})
+
+
+def test_settings_database_url_may_name_several_hosts() -> None:
+    url = "postgresql://u:p@a:5432,b:5433/d?target_session_attrs=read-write"
+    assert load_settings(("database_url",), {"UNDERWAY_DATABASE_URL": url}).database_url == url

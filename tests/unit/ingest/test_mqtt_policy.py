@@ -71,3 +71,16 @@ def test_spread_differs_between_clients_and_is_the_same_each_time() -> None:
     assert min(values) < 0.1
     assert max(values) > 0.9
     assert all(0 <= value <= 1 for value in values)
+
+
+def test_policy_broker_that_was_slow_once_is_not_left_at_the_old_protocol() -> None:
+    policy = Policy("ingest")
+    policy.connected()
+    policy.after(Outcome.LOST, 60.0)
+    policy.after(Outcome.SILENT, 0.0)
+    assert policy.version is Version.V5, "one silence of a broker that spoke MQTT 5 is patience's matter"
+    policy.after(Outcome.SILENT, 0.0)
+    assert policy.version is Version.V311
+    policy.connected()
+    policy.after(Outcome.LOST, 60.0)
+    assert policy.version is Version.V5
