@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
@@ -46,9 +47,13 @@ class Histogram:
 
 
 class Stages:
-    """CPU and wall time by stage of the path, with the readings that went through it."""
+    """CPU and wall time by stage of the path, with the readings that went through it.
+
+    A stage inside another one counts for itself alone: the times of all stages add up to what the threads took.
+    """
 
     def __init__(self) -> None:
+        self._inner = threading.local()
         self.cpu_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.wall_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.readings: Counter[str] = Counter()
@@ -56,13 +61,18 @@ class Stages:
     @contextmanager
     def timed(self, stage: str, readings: int = 0) -> Iterator[None]:
         """Add what the block takes, in the thread that runs it."""
+        inner = self._inner
+        outer: tuple[float, float] = getattr(inner, "spent", (0.0, 0.0))
+        inner.spent = (0.0, 0.0)
         wall_s, cpu_s = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
-            self.cpu_s[stage] += time.thread_time() - cpu_s
-            self.wall_s[stage] += time.perf_counter() - wall_s
+            cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+            self.cpu_s[stage] += cpu_s - inner.spent[0]
+            self.wall_s[stage] += wall_s - inner.spent[1]
             self.readings[stage] += readings
+            inner.spent = outer[0] + cpu_s, outer[1] + wall_s
 
     def facts(self) -> dict[str, Any]:
         """Return plain values by stage."""
