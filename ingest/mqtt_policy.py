@@ -37,10 +37,10 @@ class Policy:
 
     Notes
     -----
-    MQTT 5 is tried first. The other protocol is tried when the broker says so, when it closes the connection before its first answer (at once as
-    long as no connection was ever made, else after three times in a row), or when it says nothing for `patience_s` (twice where MQTT 5
-    worked before), which doubles each time from 2 s to 30 s. It works in both directions: a broker that was replaced is found again. After a connection
-    was lost, MQTT 5 is tried first where it worked before: a broker that was slow once is not spoken to in 3.1.1 for good.
+    MQTT 5 is tried first. The other protocol is tried when the broker says so, when it closes the connection before its first answer (at once
+    as long as no connection was ever made, else after three times in a row), or when it says nothing for `patience_s` (twice where MQTT 5
+    worked before), which doubles each time from 2 s to 30 s. It works in both directions: a broker that was replaced is found again. After a
+    connection was lost, MQTT 5 is tried first where it worked before: a broker that was slow once is not spoken to in 3.1.1 for good.
 
     The delay doubles from 0.5 s to 10 s over attempts in a row, times a factor of 0.5 to 1 that client id and attempt give; it starts anew after a
     connection that lasted 10 s. The first change of protocol waits for nothing.

@@ -115,6 +115,8 @@ class Resolver:
     rules : TimeRules, optional
     clock_offset_ms : mapping of str to int, optional
         By device, what was learned before a restart.
+    before : Resolver, optional
+        Of the registry as it was: what it saw of the clocks is taken over.
 
     Notes
     -----
@@ -126,7 +128,13 @@ class Resolver:
     before the device was registered goes to quarantine and moves nothing; more than 1 h old is flagged ``HISTORICAL``.
     """
 
-    def __init__(self, registry: Registry, rules: TimeRules | None = None, clock_offset_ms: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        rules: TimeRules | None = None,
+        clock_offset_ms: Mapping[str, int] | None = None,
+        before: Resolver | None = None,
+    ) -> None:
         self.registry = registry
         self.rules = rules or TimeRules()
         self._known: dict[tuple[str, str | None], _Known] = {}
@@ -142,6 +150,10 @@ class Resolver:
         for device_id, offset_ms in (clock_offset_ms or {}).items():
             if device_id in by_id:
                 self.clocks.restore(by_id[device_id], offset_ms)
+        if before is not None:
+            stay = [(by_id[d.device_id], i) for i, d in enumerate(before.registry.devices) if d.device_id in by_id]
+            pairs = np.array(stay, np.int64).reshape(-1, 2)
+            self.clocks.carry(pairs[:, 0], before.clocks, pairs[:, 1])
         self._routes = _Routes()
         self._shapes: dict[tuple[int, tuple[str, ...], tuple[str | None, ...] | None], tuple[tuple[int, ...], tuple[Fault, ...]]] = {}
         self._words: dict[tuple[str | None, ...], tuple[str | None, ...]] = {}

@@ -29,10 +29,12 @@ DIALECTS: tuple[Dialect, ...] = (
 )  # fmt: skip
 
 NO_DIALECT = "none"
+REPLAY_PREFIX = "underway/replay/"
+"""A message from quarantine is sent again on its old topic behind this: whoever remembers messages knows that it is no new one."""
 
 
 def topic_filters(names: Collection[str] = ()) -> list[str]:
-    """Return what to subscribe to for some dialects, or for all.
+    """Return what to subscribe to for some dialects, or for all, and for what comes again from quarantine.
 
     Raises
     ------
@@ -42,13 +44,13 @@ def topic_filters(names: Collection[str] = ()) -> list[str]:
     Examples
     --------
     >>> topic_filters(["native"])
-    ['uw/+/+/telemetry']
+    ['uw/+/+/telemetry', 'underway/replay/#']
     """
     known = [dialect.name for dialect in DIALECTS]
     problems = [f"a dialect must be one of {', '.join(known)}, got {name!r}" for name in names if name not in known]
     if problems:
         raise SettingsError(problems)
-    return [f for dialect in DIALECTS if not names or dialect.name in names for f in dialect.topic_filters]
+    return [*(f for dialect in DIALECTS if not names or dialect.name in names for f in dialect.topic_filters), f"{REPLAY_PREFIX}#"]
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:

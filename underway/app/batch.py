@@ -20,9 +20,18 @@ Late = Sequence[tuple[str, NDArray[np.integer[Any]]]]
 
 
 class Newest:
-    """The newest stored key of each channel, as far as this process knows: what is newer is certain to be new.
+    """The newest stored key of each channel: what is newer is certain to be new.
 
-    Cost one numpy pass a batch. State 8 bytes a channel. A channel that was not heard since the start is never certain.
+    Cost one numpy pass a batch. State 8 bytes a channel. A channel is certain once the store was asked for its newest key (`unheard`, `learn`).
+
+    Examples
+    --------
+    >>> newest, batch = Newest(), ReadingBatch.from_columns([3], [100], [1.5])
+    >>> newest.is_before(batch), newest.unheard(batch).tolist()
+    (False, [3])
+    >>> newest.learn(np.array([3]), np.array([90]))
+    >>> newest.is_before(batch), newest.take(batch), newest.is_before(batch)
+    (True, None, False)
     """
 
     def __init__(self) -> None:
@@ -33,25 +42,37 @@ class Newest:
         known = self._observed_us
         return len(known) > int(batch.channel_id.max(initial=0)) and bool((batch.observed_us > known[batch.channel_id]).all())
 
-    def take(self, batch: ReadingBatch) -> None:
-        """Note what was stored."""
-        if not len(batch):
-            return
-        size = int(batch.channel_id.max()) + 1
+    def unheard(self, batch: ReadingBatch) -> NDArray[np.int32]:
+        """Return the channels of which the store has not been asked yet."""
+        known = self._observed_us
+        inside = batch.channel_id < len(known)
+        asked = np.zeros(len(batch), np.bool_)
+        asked[inside] = known[batch.channel_id[inside]] != _UNKNOWN
+        return np.unique(batch.channel_id[~asked])
+
+    def learn(self, channel_id: NDArray[np.int32], observed_us: NDArray[np.int64]) -> None:
+        """Take in the newest stored key of channels."""
+        size = int(channel_id.max(initial=-1)) + 1
         if size > len(self._observed_us):
             more = np.full(max(size, 2 * len(self._observed_us)), _UNKNOWN, np.int64)
             more[: len(self._observed_us)] = self._observed_us
             self._observed_us = more
-        known = self._observed_us[batch.channel_id]
-        self._observed_us[batch.channel_id[known == _UNKNOWN]] = _FIRST
-        np.maximum.at(self._observed_us, batch.channel_id, batch.observed_us)
+        self._observed_us[channel_id] = observed_us
+
+    def take(self, batch: ReadingBatch) -> None:
+        """Note what was stored, of channels that are known."""
+        known = self._observed_us
+        inside = batch.channel_id < len(known)
+        channel_id, observed_us = batch.channel_id[inside], batch.observed_us[inside]
+        asked = known[channel_id] != _UNKNOWN
+        np.maximum.at(known, channel_id[asked], observed_us[asked])
 
     def forget(self) -> None:
         """Be certain of nothing."""
         self._observed_us = np.empty(0, np.int64)
 
 
-_UNKNOWN, _FIRST = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+_UNKNOWN = np.iinfo(np.int64).max
 
 
 def in_order(batch: ReadingBatch) -> ReadingBatch:

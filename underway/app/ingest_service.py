@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ from underway.model import Clock, LeakSignatures, Registry, StoreUnavailable, to
 CLIENT_ID = "underway-ingest"
 STAND_BY_S = 0.5
 JOIN_S = 10.0
+SWITCH_S = 0.0001
+"""How soon a thread that waits for the interpreter gets it: the network and COPY need it for microseconds, and everything waits for them."""
 GARBAGE_THRESHOLD = 50_000
 """Allocations between two looks of the garbage collector: messages make no cycles, so there is little for it to find."""
 
@@ -150,16 +153,38 @@ def run(
     """
     options = options or IngestOptions()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
-    filters = topic_filters(options.dialects)
-    stages = Stages()
-    budget = QuarantineBudget(options.quarantine_at_once, options.quarantine_per_hour)
-    store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC), budget, stages)
-    if not _stand_by(store, stop_event):
-        return
+    sys.setswitchinterval(SWITCH_S)
+    topic_filters(options.dialects)  # a wrong name is said before anything begins
+    while not stop_event.is_set():
+        stages = Stages()
+        budget = QuarantineBudget(options.quarantine_at_once, options.quarantine_per_hour)
+        store = PostgresStore(database_url, site_id or None, os.getpid(), datetime.now(UTC), budget, stages)
+        if not _stand_by(store, stop_event):
+            return
+        try:
+            _serve(mqtt_url, database_url, clock, stop_event, site_id or None, options, store, budget, stages)
+        except StandingBy as error:
+            # the store was away, and another process was there first when it came back: the session at the broker is its own now
+            log.warning("%s", error)
+
+
+def _serve(
+    mqtt_url: str,
+    database_url: str,
+    clock: Clock,
+    stop_event: Event,
+    site_id: str | None,
+    options: IngestOptions,
+    store: PostgresStore,
+    budget: QuarantineBudget,
+    stages: Stages,
+) -> None:
+    """Take messages in until told to stop, or until another process took the site over."""
 
     def now_us() -> int:
         return to_us(clock.now_at())
 
+    filters = topic_filters(options.dialects)
     intake = Intake(SparkplugHost(options.host_id, reorder_s=options.reorder_s))
     speaks_sparkplug = any(f.startswith("spBv1.0/") for f in filters)
     source = MqttSource(
@@ -182,17 +207,12 @@ def run(
         ending.callback(lambda: source.close(intake.farewell(now_us()) if speaks_sparkplug else ()))
         rejudge: Rejudge | None = None
         if options.rejudge:
-            rejudge = Rejudge(
-                database_url,
-                site_id or None,
-                LaneBanks(pipeline.lane_channels),
-                clock,
-                options.rejudge_settle_s,
-                lambda: pipeline.address_book,
-            )
-            thread = Thread(target=rejudge.run, args=(stop_event,), name="rejudge", daemon=True)
+            banks, ended = LaneBanks(pipeline.lane_channels), Event()
+            rejudge = Rejudge(database_url, site_id, banks, clock, options.rejudge_settle_s, lambda: pipeline.address_book)
+            thread = Thread(target=rejudge.run, args=(ended,), name="rejudge", daemon=True)
             thread.start()
             ending.callback(thread.join, JOIN_S)
+            ending.callback(ended.set)
         if options.metrics_port:
 
             def facts() -> dict[str, Any]:

@@ -58,10 +58,7 @@ class StepOutput(Protocol):
 
 
 class Bank(Protocol):
-    """The detectors of one site, as `detectors.bank.Bank`: same readings and holds in the same batches, same findings.
-
-    A row that it has seen before changes nothing, so that it may be given rows of which the store does not know yet whether they are new.
-    """
+    """The detectors of one site, as `detectors.bank.Bank`: same readings and holds in the same batches, same findings."""
 
     version: str
 
@@ -128,6 +125,10 @@ class Writer(Protocol):
         """Begin to store readings; the answer waits for the end and returns which were new. Nothing else may be asked until then."""
         ...
 
+    def newest_observed_us(self, channel_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the newest stored key of channels that have one, those of this transaction too."""
+        ...
+
     def save_expectations(self, expectations: ExpectationBatch) -> None:
         """Store what detectors expected."""
         ...
@@ -158,6 +159,7 @@ class BatchFacts:
     clocks: list[ClockRow] = field(default_factory=list)
     pending: list[PendingEntry] = field(default_factory=list)
     late: list[LateWindow] = field(default_factory=list)
+    site_id: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.memory or self.presence or self.clocks or self.pending or self.late)
@@ -381,6 +383,9 @@ class _PostgresWriter:
         with self.stages.timed("copy", len(batch)):
             return copy.append(self.conn, batch, batch_id, recorded_at).inserted
 
+    def newest_observed_us(self, channel_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        return copy.newest_observed_us(self.conn, channel_ids)
+
     def save_expectations(self, expectations: ExpectationBatch) -> None:
         copy.append_expectations(self.conn, expectations, self.signals)
 
@@ -399,5 +404,5 @@ class _PostgresWriter:
         memory.save_memory(self.conn, facts.memory, now_at)
         memory.save_presence(self.conn, facts.presence)
         memory.save_clocks(self.conn, facts.clocks)
-        memory.note_late_windows(self.conn, facts.late, now_at)
+        memory.note_late_windows(self.conn, facts.late, now_at, facts.site_id)
         note_pending(self.conn, facts.pending)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ingest.decoded import Decoded
-from ingest.dialects import decode, sparkplug
+from ingest.dialects import NO_DIALECT, REPLAY_PREFIX, decode, sparkplug
 from ingest.frames import FrameMemory
 from ingest.mqtt_types import Greeting, Message, Publication
 from ingest.sparkplug_host import Presence, SparkplugHost
@@ -91,20 +91,40 @@ class Intake:
         items: list[Item] = []
         append = items.append
         for message in messages:
-            topic, payload = message[0], message[1]
-            if message.size > len(payload):
-                fault = Fault(
-                    FaultReason.PAYLOAD_TOO_LARGE,
-                    f"a payload must have at most 1 MiB, got {message.size} bytes; the beginning is kept (topic {message.topic[:160]!a})",
-                )
-                items.append(Item("none", Decoded(None, faults=(fault,)), message.received_us, message))
-                continue
-            dialect, decoded = decode(topic, payload)
-            if decoded.more is None and decoded.counter is None and decoded.from_reception is None:
-                append(Item(dialect, decoded, message[2], message))
-            else:
-                append(self._remembering(dialect, decoded, message))
+            try:
+                if message[0].startswith(REPLAY_PREFIX):
+                    append(self._again(message))
+                    continue
+                dialect, decoded = decode(message[0], message[1])
+                if decoded.more is None and decoded.counter is None and decoded.from_reception is None and message.size <= len(message[1]):
+                    append(Item(dialect, decoded, message[2], message))
+                else:
+                    append(self._unusual(dialect, decoded, message))
+            except Exception as error:
+                # a fault of ours costs the message, not the process
+                log.exception("a message on %r cannot be decoded", message.topic)
+                fault = Fault(FaultReason.INTERNAL, f"we could not decode this message: {type(error).__name__}: {error}")
+                append(Item(NO_DIALECT, Decoded(None, faults=(fault,)), message.received_us, message))
         return items
+
+    def _unusual(self, dialect: str, decoded: Decoded, message: Message) -> Item:
+        """Finish a message that came cut off, or that means something only together with what came before."""
+        if message.size <= len(message.payload):
+            return self._remembering(dialect, decoded, message)
+        fault = Fault(
+            FaultReason.PAYLOAD_TOO_LARGE,
+            f"a payload must have at most 1 MiB, got {message.size} bytes; the beginning is kept (topic {message.topic[:160]!a})",
+            decoded.device,
+        )
+        return Item(dialect, Decoded(decoded.device, faults=(fault,), site_id=decoded.site_id), message.received_us, message)
+
+    def _again(self, message: Message) -> Item:
+        """Take a message that comes from quarantine once more: it is read by what is known now, and nothing is remembered of it."""
+        message = message._replace(topic=message.topic.removeprefix(REPLAY_PREFIX))
+        dialect, decoded = decode(message.topic, message.payload)
+        if dialect == sparkplug.NAME and decoded.more is not None:
+            decoded = self.host.replay(decoded)
+        return Item(dialect, decoded, message.received_us, message)
 
     def due(self, now_us: int) -> Sequence[Publication]:
         """Return what is to be published now: requests for births, our own state."""
@@ -138,7 +158,7 @@ class Intake:
         presence: list[PresenceRow] = []
         received_us = message.received_us
         if decoded.more is not None and dialect == sparkplug.NAME:
-            decoded = self._observe(decoded, received_us, message.qos)
+            decoded = self.host.observe(decoded, received_us, message.qos)
             memory, presence = self.changes(received_us)
         if decoded.counter is not None and decoded.device is not None and self.is_registered(dialect, decoded.device):
             key = f"{dialect} {decoded.device}"
@@ -166,17 +186,6 @@ class Intake:
                 self._undated.popitem(last=False)
             memory.append(MemoryRow(UNDATED, str(message.mid), struct.pack("<32sq", digest, received_us)))
         return received_us
-
-    def _observe(self, decoded: Decoded, received_us: int, qos: int) -> Decoded:
-        """Let the Sparkplug host make of a message what its births say; a fault of ours costs the message, not the process."""
-        try:
-            return self.host.observe(decoded, received_us, qos)
-        except Exception as error:
-            log.exception("the Sparkplug host cannot take a message of %r", decoded.device)
-            fault = Fault(FaultReason.INTERNAL, f"we could not take this message: {type(error).__name__}: {error}", decoded.device)
-            return msgspec.structs.replace(
-                decoded, channel=(), observed_us=(), value=(), unit=None, quality=None, reason=None, faults=(fault,)
-            )
 
 
 def _presence(change: Presence) -> PresenceRow:

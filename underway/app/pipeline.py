@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 
 from ingest.batcher import Batcher
 from ingest.dialects import sparkplug
-from ingest.mqtt_types import Source
+from ingest.mqtt_types import Message, Source
 from ingest.resolve import Resolved, Resolver
 from ingest.sparkplug_host import SparkplugHost
 from underway.app.batch import Newest, flagged, in_order, late_mask, late_windows, quarantine_entries, quarantine_entry
 from underway.app.checkpoint_turns import CheckpointTurns
 from underway.app.ingest_metrics import Metrics, Stages
-from underway.app.ingest_store import AddressBook, Bank, BankFactory, BatchFacts, StepOutput, Store, Writer
+from underway.app.ingest_store import AddressBook, Bank, BankFactory, BatchFacts, StandingBy, StepOutput, Store, Writer
 from underway.app.intake import Intake, Item
 from underway.app.pipeline_settings import PipelineSettings, PipelineState
 from underway.app.strangers import Strangers
@@ -52,6 +51,8 @@ from underway.store.telemetry import Checkpoint
 log = logging.getLogger("underway.pipeline")
 
 TICK_LOOK_S = 0.02
+DECODED_AT_ONCE = 64
+"""Messages decoded between two looks at how full the batch is: it exceeds its readings by those of so many messages at most."""
 _PAYLOAD, _DIALECT, _VALUE, _MESSAGE = itemgetter(1), attrgetter("dialect"), attrgetter("decoded.value"), attrgetter("message")
 
 
@@ -123,12 +124,13 @@ class Pipeline:
         self._remembered = False
         self._strangers = Strangers()
         self._batcher: Batcher[Item] = Batcher(self.settings.limits)
-        self._readings_a_message = 1.0
+        self._undecoded: deque[Message] = deque()
         self._todo: deque[list[Item]] = deque()
         self._registry: Registry | None = None
         self._signatures: tuple[LeakSignatures, ...] = ()
         self._resolver: Resolver | None = None
         self._newest = Newest()
+        self._heard: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
         self._carried = BatchFacts()  # learned between batches, stored with the next one
         self._bank: Bank | None = None
         self._parts = CheckpointTurns(
@@ -138,6 +140,7 @@ class Pipeline:
         self._tick_us = 0
         self._tick_look_s = -1e9
         self._live = self._history = False
+        self._newest_received_us = 0
         self._last_message_s = self._turn_s = monotonic_s()
         self._status_s = -1e9
         self._rates = (0.0, 0.0)
@@ -152,6 +155,8 @@ class Pipeline:
 
         Raises
         ------
+        StandingBy
+            When another process took the site over while the store was away: the session at the broker is its own then.
         InternalError
             When messages cannot be taken for a reason that lies with us.
         """
@@ -160,6 +165,9 @@ class Pipeline:
             try:
                 self.turn()
                 backoff_s = self.settings.backoff_s_min
+            except StandingBy as error:
+                self.lose_store(error)
+                raise
             except StoreUnavailable as error:
                 self.lose_store(error)
                 stop.wait(backoff_s)
@@ -204,28 +212,30 @@ class Pipeline:
 
     def _collect(self, wait_s: float) -> None:
         """Take waiting messages in, as many as fit into the batch that is being collected; wait for the first at most `wait_s`."""
-        left = self.settings.limits.readings_max - self._batcher.readings
-        count = min(self._batcher.room(), max(1, math.ceil(left / self._readings_a_message)))
-        if not self._batcher.room():
-            return
-        messages = self._source.poll(count, wait_s)
-        if not messages:
-            return
-        with self.stages.timed("decode"):
-            items = self._intake.take(messages)
-        size = sum(map(len, map(_PAYLOAD, messages)))
-        counts = Counter(map(_DIALECT, items))
-        self.metrics.dialect_messages.update(counts)
-        readings = sum(map(len, map(_VALUE, items)))
+        batcher = self._batcher
+        if not self._undecoded:
+            room = batcher.room()
+            self._undecoded.extend(self._source.poll(room, wait_s) if room else ())
+        # a few at a time: only decoding tells how many readings a message holds
+        while self._undecoded and batcher.room():
+            messages = [self._undecoded.popleft() for _ in range(min(len(self._undecoded), batcher.room(), DECODED_AT_ONCE))]
+            with self.stages.timed("decode"):
+                items = self._intake.take(messages)
+            size = sum(map(len, map(_PAYLOAD, messages)))
+            readings = sum(map(len, map(_VALUE, items)))
+            self._count_dialects(items, readings)
+            now_s = self._last_message_s = self._monotonic_s()
+            batcher.add(items, size, readings, now_s)
+
+    def _count_dialects(self, items: list[Item], readings: int) -> None:
+        counts, metrics = Counter(map(_DIALECT, items)), self.metrics
+        metrics.dialect_messages.update(counts)
+        self.stages.readings["decode"] += readings
         if len(counts) == 1:
-            self.metrics.dialect_readings[items[0].dialect] += readings
+            metrics.dialect_readings[items[0].dialect] += readings
         else:
             for item in items:
-                self.metrics.dialect_readings[item.dialect] += len(item.decoded.value)
-        self._readings_a_message = max(1.0, 0.5 * (self._readings_a_message + readings / len(items)))
-        self.stages.readings["decode"] += readings
-        now_s = self._last_message_s = self._monotonic_s()
-        self._batcher.add(items, size, readings, now_s)
+                metrics.dialect_readings[item.dialect] += len(item.decoded.value)
 
     def _ready(self) -> bool:
         """Connect, read the registry and build the bank, as far as that is not done; return whether messages may be taken."""
@@ -248,7 +258,9 @@ class Pipeline:
 
     def _take_address_book(self, book: AddressBook) -> None:
         self._registry, self._signatures = book.registry, book.signatures
-        self._resolver = Resolver(book.registry, self.settings.times, book.clock_offset_ms)
+        # what was learned and is not stored yet is newer than what was read
+        offsets = {**book.clock_offset_ms, **{row.device_id: row.offset_ms for row in self._carried.clocks}}
+        self._resolver = Resolver(book.registry, self.settings.times, offsets, self._resolver)
         self._intake.is_registered = self._resolver.knows
 
     def _build(self) -> None:
@@ -257,7 +269,10 @@ class Pipeline:
         self.state = PipelineState.REPLAYING
         self.metrics.rebuilds += 1
         bank = self._bank_factory(self._registry, self._signatures)
-        marks = self._restore(bank)
+        stored = self._restore(bank)
+        # lanes that are new begin where the others are, and from the first batch when there are none
+        newest = max(stored.values(), default=0)
+        marks = {part: stored.get(part, newest) for part in bank.parts()}
         batch_id = min(marks.values(), default=0)
         for step in self._store.replay_after(batch_id):
             # a part whose state holds this batch already does not see it again
@@ -271,20 +286,23 @@ class Pipeline:
             batch_id = step.batch_id
             self.metrics.replayed_batches += 1
             self._say(self._monotonic_s())
-        self._store.forget_checkpoints(self._partition, list(marks))
-        self._bank, self._batch_id = bank, max([batch_id, *marks.values()])
+        self._batch_id = max([batch_id, *marks.values()])
         self._parts.begin(bank.parts(), self._monotonic_s())
+        # all that was never written, at once and before anything new comes: otherwise a crash would find some parts and not what the others saw
+        unwritten = [part for part in marks if part not in stored]
+        if unwritten:
+            self._save_parts(bank, unwritten)
+        self._store.forget_checkpoints(self._partition, list(marks))
+        self._bank = bank
         # what was built now stays: the garbage collector need not look through it again and again
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         self.state = PipelineState.RUNNING
         self.metrics.store_error = ""
 
     def _restore(self, bank: Bank) -> dict[str, int]:
-        """Give the bank the parts of the checkpoint; return the last batch that each part holds.
-
-        A part that nothing was stored of holds lanes that are new: they begin where the others are, and from the first batch when there are none.
-        """
+        """Give the bank the parts of the checkpoint; return the last batch that each of them holds."""
         stored: dict[str, int] = {}
         for saved in self._store.checkpoints(self._partition):
             if saved.version != bank.version:
@@ -292,8 +310,7 @@ class Pipeline:
                 continue
             bank.restore_part(saved.part, saved.state)
             stored[saved.part] = saved.batch_id
-        newest = max(stored.values(), default=0)
-        return {part: stored.get(part, newest) for part in bank.parts()}
+        return stored
 
     def _save_again(self, findings: Sequence[Finding], batch_id: int) -> None:
         """Store findings of a replay: those of the same detectors are all there; what a changed registry or version makes of old readings is not."""
@@ -358,10 +375,13 @@ class Pipeline:
     def _commit(self, items: list[Item]) -> None:
         """Resolve, and write everything of these messages in one transaction."""
         began_s = self._monotonic_s()
-        stages, bank = self.stages, self._bank
-        assert bank is not None
+        stages = self.stages
+        self._heard = None
         with stages.timed("resolve"):
             resolved = self._resolve(items)
+            # only now: a device that was registered a moment ago has made resolving build the detectors anew
+            bank = self._bank
+            assert bank is not None
             batch = in_order(resolved.batch)
             late = bank.late_lanes(batch.in_event_time())
             batch = flagged(batch, late)
@@ -394,6 +414,8 @@ class Pipeline:
             self._part_done(part, batch_id)
         self._carried = BatchFacts()
         self._learn_clocks(resolved)
+        if self._heard is not None:
+            self._newest.learn(*self._heard)
         self._newest.take(batch)
         self._see(event)
         self._count(items, resolved, new, late, findings, entries)
@@ -407,7 +429,7 @@ class Pipeline:
     ) -> tuple[NDArray[np.bool_], Sequence[Finding]]:
         """Let the store take the readings and the bank judge the new ones, at once where that is safe; return which were new, and findings."""
         stages = self.stages
-        certain = self._newest.is_before(batch)
+        certain, unheard = self._newest.is_before(batch), self._newest.unheard(batch)
         output: StepOutput | None = None
         appended = tx.begin_append(batch, batch_id, recorded_at)
         try:
@@ -423,6 +445,8 @@ class Pipeline:
         elif not new.all():
             self._newest.forget()
             raise StoreUnavailable("a reading that had to be new was in the store: the detectors are built again")
+        if len(unheard):
+            self._heard = unheard, tx.newest_observed_us(unheard)
         with stages.timed("store", len(event)):
             return new, self._save_output(tx, output, batch_id, recorded_at)
 
@@ -440,7 +464,7 @@ class Pipeline:
     def _facts_of(self, items: list[Item], resolved: Resolved) -> BatchFacts:
         """Return what is to be stored with the readings of these messages."""
         carried = self._carried
-        facts = BatchFacts(list(carried.memory), list(carried.presence), list(carried.clocks))
+        facts = BatchFacts(list(carried.memory), list(carried.presence), list(carried.clocks), site_id=self._partition)
         speaking = resolved.strangers
         for item in items if speaking else [item for item in items if item.special]:
             facts.memory.extend(item.memory)
@@ -502,11 +526,11 @@ class Pipeline:
 
     def _set_aside(self, item: Item, error: Exception) -> None:
         """Quarantine one message that neither store nor detectors can take."""
-        self._poison_in_a_row += 1
         message = item.message
-        if self._poison_in_a_row > self.settings.poison_max:
+        if self._poison_in_a_row >= self.settings.poison_max:
             raise InternalError(
-                f"{self._poison_in_a_row} messages in a row cannot be taken, the last from topic {message.topic!r}: {type(error).__name__}: {error}"
+                f"{self._poison_in_a_row + 1} messages in a row cannot be taken, the last from topic {message.topic!r}:"
+                f" {type(error).__name__}: {error}"
             ) from error
         what = {"topic": message.topic, "dialect": item.dialect, "payload_bytes": len(message.payload)}
         log.error("message on %r cannot be taken and goes to quarantine", message.topic, exc_info=error, extra=what)
@@ -516,6 +540,7 @@ class Pipeline:
             tx.save_quarantine([quarantine_entry(item, fault)], now_at)
             if item.memory or item.presence:
                 tx.save_facts(BatchFacts(memory=list(item.memory), presence=list(item.presence)), now_at)
+        self._poison_in_a_row += 1
         self.metrics.poison += 1
         self.metrics.messages += 1
         self.metrics.quarantined[fault.reason.value] += 1
@@ -526,6 +551,7 @@ class Pipeline:
             newest_us = int(batch.observed_us.max())
             if self.metrics.newest_observed_us is None or newest_us > self.metrics.newest_observed_us:
                 self.metrics.newest_observed_us = newest_us
+            self._newest_received_us = max(self._newest_received_us, int(batch.received_us.max()))
             historical = (batch.flags & ReadingFlag.HISTORICAL) != 0
             self._history = bool(historical.any())
             self._live = self._live or not historical.all()
@@ -643,14 +669,14 @@ class Pipeline:
         if self._bank is None or newest_us is None or not self._live or self._todo:
             return None
         source = self._source.facts()
-        caught_up = source.get("queued", 0) == 0 and source.get("subscribed", True) and not len(self._batcher)
+        caught_up = source.get("queued", 0) == 0 and source.get("subscribed", True) and not len(self._batcher) and not self._undecoded
         quiet_s = self.settings.history_quiet_s if self._history else self.settings.quiet_s
         if caught_up and now_s - self._last_message_s >= quiet_s:
             return clock_us
         if self._history:
             return None
         # behind, or busy: what came last is the present; when that is long ago, nobody is silent now
-        present_us = min(newest_us, clock_us)
+        present_us = min(newest_us, self._newest_received_us, clock_us)
         return None if clock_us - present_us > HOUR_US else present_us
 
     def _say(self, now_s: float) -> None:

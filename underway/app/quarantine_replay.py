@@ -12,6 +12,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from psycopg import Connection
 
+from ingest.dialects import REPLAY_PREFIX
 from underway.app.clock import SystemClock, TownClock
 from underway.app.quarantine import open_store, why_not
 from underway.app.settings import load_settings
@@ -72,7 +73,7 @@ def by_message(rows: Iterable[QuarantineRow]) -> list[list[QuarantineRow]]:
 def replay_rows(
     conn: Connection[Any], rows: Sequence[QuarantineRow], publish: Publish, clock: Clock, *, dry_run: bool = False
 ) -> ReplayReport:
-    """Send messages again on their topics, so that they go the whole way of a new one, and note when.
+    """Send messages again on their topics behind `REPLAY_PREFIX`, so that they go the whole way of a new one, and note when.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def replay_rows(
             continue
         if not dry_run:
             at = clock.now_at()
-            refusal = publish(message[0].topic, message[0].payload)
+            refusal = publish(REPLAY_PREFIX + message[0].topic, message[0].payload)
             if refusal:
                 report.refused |= dict.fromkeys(ids, refusal)
                 continue

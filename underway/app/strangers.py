@@ -16,10 +16,13 @@ STRANGERS_MAX = 2_000
 
 
 class Strangers:
-    """Says which messages are worth a row for an engineer: the first of a device, what announces it, and then one a minute with the count."""
+    """Says which messages are worth a row for an engineer.
+
+    The first of a device, what announces it, what shows a new channel, and then one a minute with the count.
+    """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], tuple[int, int, frozenset[str]]] = OrderedDict()
 
     def note(self, item: Item, is_registered: Callable[[str, str], bool], site_id: str) -> PendingEntry | None:
         """Return what to note of a message of an unknown device, or None: it is registered, or was noted a moment ago."""
@@ -27,13 +30,14 @@ class Strangers:
         if address is None or is_registered(item.dialect, address):
             return None
         key = item.dialect, address
-        noted_us, count = self._seen.get(key, (0, 0))
+        noted_us, count, noted = self._seen.get(key, (0, 0, frozenset()))
         told = decoded.announcement
         announced = told is not None and told.kind != "uplink"
-        if noted_us and not announced and 0 <= item.received_us - noted_us < NOTE_EVERY_US:
-            self._seen[key] = noted_us, count + 1
+        news = len(noted) < CHANNELS_MAX and not noted.issuperset(decoded.channel)
+        if noted_us and not announced and not news and 0 <= item.received_us - noted_us < NOTE_EVERY_US:
+            self._seen[key] = noted_us, count + 1, noted
             return None
-        self._seen[key] = item.received_us, 0
+        self._seen[key] = item.received_us, 0, noted.union(decoded.channel[:CHANNELS_MAX])
         self._seen.move_to_end(key)
         if len(self._seen) > STRANGERS_MAX:
             self._seen.popitem(last=False)

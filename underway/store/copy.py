@@ -140,6 +140,21 @@ def append(conn: Connection[Any], batch: ReadingBatch, batch_id: int, recorded_a
     return AppendResult(inserted, n - int(inserted.sum()))
 
 
+def newest_observed_us(conn: Connection[Any], channel_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the newest stored key of channels, microseconds since 1970; of a channel without readings the smallest number.
+
+    One look at the end of the index a channel.
+    """
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT newest.observed_at FROM unnest(%s::integer[]) WITH ORDINALITY AS wanted (channel_id, place) LEFT JOIN LATERAL"
+            " (SELECT observed_at FROM reading WHERE reading.channel_id = wanted.channel_id ORDER BY observed_at DESC LIMIT 1) AS newest"
+            " ON true ORDER BY place",
+            (channel_ids.tolist(),),
+        ).fetchall()
+    return np.array([np.iinfo(np.int64).min if row[0] is None else to_us(row[0]) for row in rows], np.int64)
+
+
 @dataclass(slots=True)
 class SignalIds:
     """The ids of signals by name, kept between batches; one a connection.

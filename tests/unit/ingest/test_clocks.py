@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,18 @@ def test_clock_four_agreeing_messages_are_not_believed_the_fifth_is() -> None:
 
 def test_clock_five_messages_at_once_are_one_witness() -> None:
     assert feed(ClockBook(1), [HOUR_US] * 5, every_us=0) == 0
+
+
+@pytest.mark.parametrize("every_s", [0.1, 1.0, 2.0, 2.4, 2.5, 7.0])
+def test_clock_of_a_device_that_sends_often_is_believed_within_half_a_minute(every_s: float) -> None:
+    assert feed(ClockBook(1), [HOUR_US] * int(30 / every_s + 2), every_us=int(every_s * SECOND_US)) == 3_600_000
+
+
+def test_clock_pairs_survive_a_change_of_the_registry() -> None:
+    before, after = ClockBook(2), ClockBook(3)
+    feed(before, [HOUR_US] * 4, device=1)
+    after.carry(np.array([2]), before, np.array([1]))
+    assert feed(after, [HOUR_US], device=2, start_us=HOUR_US) == 3_600_000
 
 
 def test_clock_delays_on_the_way_do_not_lower_the_estimate() -> None:
@@ -69,7 +82,7 @@ def test_clock_restored_offset_is_corrected_like_a_learned_one() -> None:
 def test_clock_batches_of_any_size_learn_the_same_ring(pairs: list[tuple[int, int]], cuts: set[int]) -> None:
     one, many = ClockBook(4), ClockBook(4)
     device, ahead = np.array([d for d, _ in pairs], np.int64), np.array([a for _, a in pairs], np.int64)
-    received = np.arange(len(pairs), dtype=np.int64) * MINUTE_US
+    received = np.arange(len(pairs), dtype=np.int64) * SECOND_US
     edges = [0, *sorted(c for c in cuts if c < len(pairs)), len(pairs)]
     for i in range(len(pairs)):
         one.learn(device[i : i + 1], ahead[i : i + 1], received[i : i + 1])
@@ -78,3 +91,4 @@ def test_clock_batches_of_any_size_learn_the_same_ring(pairs: list[tuple[int, in
     assert (one._ahead_us == many._ahead_us).all()
     assert (one._received_us == many._received_us).all()
     assert (one._next == many._next).all()
+    assert (one._bucket == many._bucket).all()
