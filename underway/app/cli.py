@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from underway import __version__
 from underway.app.cli_bench import bench_app
 from underway.app.cli_devices import device_app
 from underway.app.cli_quarantine import quarantine_app
-from underway.model import OperatorError, StoreUnavailable
+from underway.app.mistakes import told
 
 app = typer.Typer(
     name="underway",
@@ -280,12 +279,9 @@ def main() -> None:
     """Run the command line; a mistake of the operator ends in one readable line and exit code 2."""
     try:
         app()
-    except (OperatorError, StoreUnavailable) as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction) as error:
-        said = error.diag.message_primary or str(error)
-        typer.echo(
-            f"OperatorError: the database must have the tables of this version of underway ({said}); run 'underway db migrate'", err=True
-        )
+    except Exception as error:
+        sentence = told(error)
+        if sentence is None:
+            raise
+        typer.echo(sentence, err=True)
         sys.exit(2)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
+import ssl
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from ingest.dialects import topic_filters
 from underway import __version__
 from underway.app.clock import SystemClock, TownClock
 from underway.app.doctor_ingest import LOOK_BACK, ingest_section
-from underway.app.settings import Settings, load_settings
+from underway.app.settings import PREFIX, Settings, load_settings
 from underway.model import SettingsError, StoreUnavailable
 from underway.store.connect import connect, redact_url
 from underway.store.ingest_health import load_ingest_health
@@ -38,18 +39,30 @@ def examine(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         settings = load_settings(environ=environ)
     except SettingsError as error:
         return {"sections": sections, "problems": list(error.problems)}
-    sections["settings"] = {
-        "database": redact_url(settings.database_url) if settings.database_url else "not set (UNDERWAY_DATABASE_URL)",
-        "broker": redact_url(settings.mqtt_url) if settings.mqtt_url else "not set (UNDERWAY_MQTT_URL)",
-        "secret key": "set" if settings.secret_key else "not set (UNDERWAY_SECRET_KEY)",
-        "web": settings.public_url,
-        "clock": settings.clock,
-    }
+    sections["settings"] = _settings(settings)
+    try:
+        topic_filters(settings.dialect_names)
+    except SettingsError as error:
+        problems += [f"UNDERWAY_DIALECTS: {problem}" for problem in error.problems]
     if settings.database_url:
         sections |= _database(settings, problems)
     if settings.mqtt_url:
         sections["broker"] = _broker(settings.mqtt_url, settings.mqtt_ca_file, problems)
     return {"sections": sections, "problems": problems}
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Return every setting as it was understood, without its secret."""
+    shown: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "secret_key":
+            value = "set" if value else ""
+        elif name in ("database_url", "mqtt_url"):
+            value = redact_url(value)
+        shown[PREFIX + name.upper()] = "not set" if value == "" == field.default else value
+    shown["UNDERWAY_BASE_URL"] = settings.public_url
+    return shown
 
 
 def _versions() -> dict[str, Any]:
@@ -87,7 +100,7 @@ def _database(settings: Settings, problems: list[str]) -> dict[str, dict[str, An
             if not report.pending:
                 services = conn.execute("SELECT service, pid, updated_at, facts FROM service_status ORDER BY service").fetchall()
                 now_at = _now(settings)
-                section, found = ingest_section(load_ingest_health(conn, now_at - LOOK_BACK), now_at, _is_running)
+                section, found = ingest_section(load_ingest_health(conn, now_at - LOOK_BACK), now_at)
                 sections["ingest"] = section
                 problems += found
                 sections["services"] = {
@@ -101,16 +114,6 @@ def _database(settings: Settings, problems: list[str]) -> dict[str, dict[str, An
 
 def _now(settings: Settings) -> datetime:
     return (TownClock(settings.database_url) if settings.clock == "town" else SystemClock()).now_at()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
 
 
 def _short(facts: Mapping[str, Any]) -> str:
@@ -139,9 +142,12 @@ def _try_connect(
 ) -> dict[str, Any] | str:
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="", protocol=version)
     if username:
-        client.username_pw_set(username, password)
+        client.username_pw_set(unquote(username), None if password is None else unquote(password))
     if scheme == "mqtts":
-        client.tls_set(ca_certs=ca_file or None)
+        try:
+            client.tls_set(ca_certs=ca_file or None)
+        except (OSError, ssl.SSLError) as error:  # the file is not there, or holds no certificate
+            return f"UNDERWAY_MQTT_CA_FILE must name a readable file of certificates, got {ca_file!r} ({error.strerror or error})"
     answered = threading.Event()
     answer: list[dict[str, Any] | str] = []
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from underway.store.ingest_health import IngestHealth
@@ -17,7 +17,7 @@ RUNBOOK = "docs/runbook/ingest-is-behind-or-stopped-what-do-i-do.md"
 MIB = 2**20
 
 
-def ingest_section(found: IngestHealth, now_at: datetime, is_running: Callable[[int], bool]) -> tuple[dict[str, str], list[str]]:
+def ingest_section(found: IngestHealth, now_at: datetime) -> tuple[dict[str, str], list[str]]:
     """Return what to show of ingest, and its problems as sentences that say what to do.
 
     Parameters
@@ -25,13 +25,11 @@ def ingest_section(found: IngestHealth, now_at: datetime, is_running: Callable[[
     found : IngestHealth
     now_at : datetime
         By the clock that stamps receptions, aware.
-    is_running : callable (pid) -> bool
-        Whether a process of that id runs on this machine.
     """
     problems: list[str] = []
     section: dict[str, str] = {}
     if found.pid is not None:
-        section |= _process(found, is_running(found.pid), problems)
+        section |= _process(found, problems)
     else:
         section["state"] = "has never reported"
     section["quarantine"] = f"in the last hour: {_counts(found.quarantine) or 'nothing'}"
@@ -43,6 +41,13 @@ def ingest_section(found: IngestHealth, now_at: datetime, is_running: Callable[[
             " mend or disable these devices, see 'underway quarantine list'"
         )
     section["late data"] = f"{found.late_windows} windows wait to be judged again"
+    if found.late_given_up:
+        section["late data"] += f", {found.late_given_up} given up"
+        problems.append(
+            f"late data must be judged again, {found.late_given_up} windows of it are given up (the last for: {found.late_error});"
+            " the log of ingest names them; set attempts to 0, next_at and given_up_at to NULL in late_window to have them tried again,"
+            " or delete them"
+        )
     if found.late_oldest_at is not None and now_at - found.late_oldest_at > LATE_AGE_MAX:
         age_h = (now_at - found.late_oldest_at).total_seconds() / 3600
         problems.append(
@@ -50,22 +55,33 @@ def ingest_section(found: IngestHealth, now_at: datetime, is_running: Callable[[
             " is ingest running, and does its log name an error of it?"
         )
     section["clocks"] = f"{found.clocks} devices with a wrong clock" + (f", at most {found.clock_offset_s:.0f} s" if found.clocks else "")
+    if found.worst_clocks:
+        section["clocks"] += ": " + _named([f"{device} {offset_s:+.0f} s" for device, offset_s in found.worst_clocks], found.clocks)
+    section["gone devices"] = f"{found.gone} devices are offline by their death"
+    if found.gone_newest:
+        named = [
+            f"{device.device_id} since {device.since_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({device.reason})"
+            for device in found.gone_newest
+        ]
+        section["gone devices"] += ": " + _named(named, found.gone)
     section["pending devices"] = str(found.pending)
     return section, problems
 
 
-def _process(found: IngestHealth, running: bool, problems: list[str]) -> dict[str, str]:
-    """Return what the process says of itself; what it said long ago is no problem of now."""
+def _process(found: IngestHealth, problems: list[str]) -> dict[str, str]:
+    """Return what the process says of itself; of what it said long ago only that it said nothing since is a problem.
+
+    Whether a process of its id runs is not asked: in containers that is somebody else's, or nobody's.
+    """
     facts: Mapping[str, Any] = found.facts
     state = str(facts.get("state", "unknown"))
     if state == "stopped":
         return {"state": state}
     if found.status_age_s > STATUS_AGE_S_MAX:
-        if running:
-            problems.append(
-                f"ingest (pid {found.pid}) must report at least every {STATUS_AGE_S_MAX:g} s, it has not for {found.status_age_s:.0f} s:"
-                " it hangs or cannot reach the database; look at its log, and stop it if it hangs: nothing is lost"
-            )
+        problems.append(
+            f"ingest (pid {found.pid}) must report at least every {STATUS_AGE_S_MAX:g} s until it stops, it has not for {found.status_age_s:.0f} s:"
+            " it was killed, hangs, or cannot reach the database; look at its log and start it again: nothing is lost"
+        )
         return {"state": f"not heard of for {found.status_age_s:.0f} s, was: {state}"}
     raw = facts.get("source")
     source: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
@@ -110,6 +126,10 @@ def _held(source: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
     elif max(count / count_max, size / size_max) > FULL_RATIO_MAX:
         problems.append(f"ingest's memory for messages must stay below {FULL_RATIO_MAX:.0%}, it holds {held}; see {RUNBOOK}")
     return {"held": held}
+
+
+def _named(names: Sequence[str], count: int) -> str:
+    return "; ".join(names) + (f"; and {count - len(names)} more" if count > len(names) else "")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

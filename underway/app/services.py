@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from underway.app.clock import SystemClock, TownClock
 from underway.app.logs import configure_logs
+from underway.app.mistakes import told
 from underway.app.settings import Settings, load_settings
-from underway.model import Clock
+from underway.model import Clock, SettingsError
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "ingest": ("database_url", "mqtt_url"),
@@ -30,11 +31,13 @@ def run_services(only: str | None, *, stop_with_parent: bool = False) -> None:
     Raises
     ------
     SettingsError
-        When a setting that a service needs is missing or unsafe.
+        When a setting that a service needs is missing or unsafe, or names a dialect that there is not.
     """
     names = tuple(NEEDS) if only is None else (only,)
     needs = tuple(dict.fromkeys(field for name in names for field in NEEDS[name]))
     settings = load_settings(needs)
+    if "ingest" in names:
+        _check_dialects(settings)
     configure_logs(settings.log_format, only or "underway")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,10 +72,23 @@ def _guarded(
     try:
         service(settings, clock, stop)
     except BaseException as error:
-        log.exception("service '%s' ended by an error", name)
+        sentence = told(error)
+        if sentence is None:
+            log.exception("service '%s' ended by an error", name)
+        else:
+            log.error("service '%s' ended: %s", name, sentence)
         failures.append(error)
     finally:
         stop.set()
+
+
+def _check_dialects(settings: Settings) -> None:
+    from ingest.dialects import topic_filters
+
+    try:
+        topic_filters(settings.dialect_names)
+    except SettingsError as error:
+        raise SettingsError([f"UNDERWAY_DIALECTS: {problem}" for problem in error.problems]) from None
 
 
 def _stop_without_parent(stop: threading.Event, parent: int) -> None:
@@ -89,7 +105,7 @@ def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None
     options = ingest_service.IngestOptions(
         client_id=settings.mqtt_client_id,
         ca_file=settings.mqtt_ca_file,
-        dialects=tuple(name.strip() for name in settings.dialects.split(",") if name.strip()),
+        dialects=settings.dialect_names,
         batch_count=settings.batch_count,
         batch_readings=settings.batch_readings,
         batch_age_s=settings.batch_age_s,

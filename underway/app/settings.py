@@ -25,6 +25,8 @@ NOT_SETTINGS = frozenset(
         "UNDERWAY_GRAFANA_DATABASE_URL",
     }
 )
+GRAFANA_PREFIX = f"{PREFIX}GRAFANA_"
+"""Of what Grafana's provisioning reads: people have it in the same environment."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 WEAK_SECRETS = ("change", "default", "example", "secret", "password", "underway")
 SECRET_LENGTH_MIN = 32
@@ -79,6 +81,11 @@ class Settings(BaseModel):
         return _checked_url(url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
 
     @property
+    def dialect_names(self) -> tuple[str, ...]:
+        """Return the names of the dialects that are listened to; empty: all. Whether there are such is asked where they are known."""
+        return tuple(name.strip() for name in self.dialects.split(",") if name.strip())
+
+    @property
     def public_url(self) -> str:
         """Return the address under which people reach the web server."""
         host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
@@ -119,7 +126,9 @@ def load_settings(needs: tuple[str, ...] = (), environ: Mapping[str, str] | None
     names = Settings.model_fields
     for variable in sorted(env):
         field = variable.removeprefix(PREFIX).lower()
-        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS and field not in names:
+        if variable.startswith(GRAFANA_PREFIX) or variable in NOT_SETTINGS:
+            continue
+        if variable.startswith(PREFIX) and field not in names:
             problems.append(f"{variable} is not a setting{_nearest(variable, [PREFIX + n.upper() for n in names])}")
     for key in [k for k in from_file if k not in names]:
         problems.append(f"'{key}' in the settings file is not a setting{_nearest(key, list(names))}")

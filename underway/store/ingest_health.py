@@ -11,6 +11,20 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 OVERFLOW_SHOWN = 5
+DEVICES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class GoneDevice:
+    """A device that is offline by its death, or by that of its edge node."""
+
+    device_id: str
+    since_at: datetime
+    reason: str
+
+
+_WRONG_CLOCKS = " FROM device_clock JOIN device USING (device_id) WHERE offset_ms <> 0 AND status = 'active'"
+_GONE = " FROM device_presence JOIN device USING (device_id) WHERE NOT online AND status = 'active'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +46,15 @@ class IngestHealth:
     late_windows, late_oldest_at
         Windows of late data that wait to be judged again, and since when the oldest does.
     clocks, clock_offset_s
-        Devices whose clock is corrected, and the largest offset, without its sign, in s.
+        Active devices whose clock is corrected, and the largest offset, without its sign, in s.
+    worst_clocks : sequence of (device id, offset)
+        The largest of them, in s, positive when the clock is ahead; at most `DEVICES_SHOWN`.
+    gone, gone_newest
+        Active devices that are offline by their death, and those that went last, at most `DEVICES_SHOWN`.
     pending : int
         Devices that spoke and wait to be accepted.
+    late_given_up, late_error
+        Windows of late data that could not be judged and are not tried again, and why the last of them could not.
     """
 
     pid: int | None = None
@@ -47,6 +67,11 @@ class IngestHealth:
     clocks: int = 0
     clock_offset_s: float = 0.0
     pending: int = 0
+    worst_clocks: Sequence[tuple[str, float]] = ()
+    gone: int = 0
+    gone_newest: Sequence[GoneDevice] = ()
+    late_given_up: int = 0
+    late_error: str = ""
 
 
 def load_ingest_health(conn: Connection[Any], since_at: datetime) -> IngestHealth:
@@ -62,13 +87,43 @@ def load_ingest_health(conn: Connection[Any], since_at: datetime) -> IngestHealt
             "SELECT source, reason, count FROM quarantine_overflow WHERE last_at >= %s ORDER BY count DESC, source, reason LIMIT %s",
             (since_at, OVERFLOW_SHOWN),
         ).fetchall()
-        late = cursor.execute("SELECT count(*), min(noted_at) FROM late_window").fetchone()
-        clocks = cursor.execute(
-            "SELECT count(*), coalesce(max(abs(offset_ms)), 0)::double precision / 1000 FROM device_clock WHERE offset_ms <> 0"
+        late = cursor.execute("SELECT count(*), min(noted_at) FROM late_window WHERE given_up_at IS NULL").fetchone()
+        given_up = cursor.execute(
+            "SELECT count(*), coalesce((array_agg(last_error ORDER BY given_up_at DESC, late_window_id DESC))[1], '') FROM late_window"
+            " WHERE given_up_at IS NOT NULL"
         ).fetchone()
+        clocks = cursor.execute(
+            "SELECT count(*), coalesce(max(abs(offset_ms::bigint)), 0)::double precision / 1000" + _WRONG_CLOCKS
+        ).fetchone()
+        worst = cursor.execute(
+            "SELECT device_id, offset_ms::double precision / 1000" + _WRONG_CLOCKS + " ORDER BY abs(offset_ms::bigint) DESC, 1 LIMIT %s",
+            (DEVICES_SHOWN,),
+        ).fetchall()
+        gone = cursor.execute("SELECT count(*)" + _GONE).fetchone()
+        newest = cursor.execute(
+            "SELECT device_id, since_at, reason" + _GONE + " ORDER BY since_at DESC, 1 LIMIT %s", (DEVICES_SHOWN,)
+        ).fetchall()
         pending = cursor.execute("SELECT count(*) FROM device_pending WHERE status = 'pending'").fetchone()
     assert late is not None
+    assert given_up is not None
     assert clocks is not None
+    assert gone is not None
     assert pending is not None
     pid, age_s, facts = status or (None, 0.0, {})
-    return IngestHealth(pid, age_s, facts, dict(reasons), [(s, r, n) for s, r, n in overflow], *late, *clocks, *pending)
+    return IngestHealth(
+        pid=pid,
+        status_age_s=age_s,
+        facts=facts,
+        quarantine=dict(reasons),
+        overflow=[(source, reason, count) for source, reason, count in overflow],
+        late_windows=late[0],
+        late_oldest_at=late[1],
+        clocks=clocks[0],
+        clock_offset_s=clocks[1],
+        pending=pending[0],
+        worst_clocks=[(device, offset_s) for device, offset_s in worst],
+        gone=gone[0],
+        gone_newest=[GoneDevice(*row) for row in newest],
+        late_given_up=given_up[0],
+        late_error=given_up[1],
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from underway.app.doctor_ingest import ingest_section
-from underway.store.ingest_health import IngestHealth
+from underway.store.ingest_health import GoneDevice, IngestHealth
 
 NOW_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SOURCE: dict[str, Any] = {
@@ -29,12 +29,25 @@ FACTS: dict[str, Any] = {
     "source": SOURCE,
     "sparkplug": {"nodes": 3, "nodes_online": 2},
 }
-WELL = IngestHealth(42, 0.8, FACTS, {"schema": 3, "device_unknown": 1}, (), 2, NOW_AT - timedelta(minutes=5), 4, 3600.0, 7)
+WELL = IngestHealth(
+    pid=42,
+    status_age_s=0.8,
+    facts=FACTS,
+    quarantine={"schema": 3, "device_unknown": 1},
+    late_windows=2,
+    late_oldest_at=NOW_AT - timedelta(minutes=5),
+    clocks=4,
+    clock_offset_s=3600.0,
+    pending=7,
+    worst_clocks=(("pr-1", 3600.0), ("pr-2", 90.4)),
+    gone=1,
+    gone_newest=(GoneDevice("rtu-7", NOW_AT - timedelta(hours=2), "node_death"),),
+)
 RUNBOOK = "see docs/runbook/ingest-is-behind-or-stopped-what-do-i-do.md"
 
 
-def told(found: IngestHealth, *, running: bool = True) -> list[str]:
-    return ingest_section(found, NOW_AT, lambda pid: running and pid == 42)[1]
+def told(found: IngestHealth) -> list[str]:
+    return ingest_section(found, NOW_AT)[1]
 
 
 def with_source(**changes: Any) -> IngestHealth:
@@ -42,7 +55,7 @@ def with_source(**changes: Any) -> IngestHealth:
 
 
 def test_section_of_an_ingest_that_is_well_has_every_line_and_no_problem() -> None:
-    section, problems = ingest_section(WELL, NOW_AT, lambda pid: True)
+    section, problems = ingest_section(WELL, NOW_AT)
     assert problems == []
     assert section == {
         "state": "running",
@@ -52,13 +65,14 @@ def test_section_of_an_ingest_that_is_well_has_every_line_and_no_problem() -> No
         "sparkplug": "2 of 3 edge nodes online",
         "quarantine": "in the last hour: schema 3, device_unknown 1",
         "late data": "2 windows wait to be judged again",
-        "clocks": "4 devices with a wrong clock, at most 3600 s",
+        "clocks": "4 devices with a wrong clock, at most 3600 s: pr-1 +3600 s; pr-2 +90 s; and 2 more",
+        "gone devices": "1 devices are offline by their death: rtu-7 since 2026-03-01 10:00:00 UTC (node_death)",
         "pending devices": "7",
     }
 
 
 def test_section_before_ingest_ever_ran_is_no_problem() -> None:
-    section, problems = ingest_section(IngestHealth(), NOW_AT, lambda pid: True)
+    section, problems = ingest_section(IngestHealth(), NOW_AT)
     assert problems == []
     assert (section["state"], section["quarantine"]) == ("has never reported", "in the last hour: nothing")
 
@@ -99,9 +113,9 @@ def test_section_before_ingest_ever_ran_is_no_problem() -> None:
         ),
         pytest.param(
             replace(WELL, status_age_s=11.4),
-            "ingest (pid 42) must report at least every 10 s, it has not for 11 s: it hangs or cannot reach the database;"
-            " look at its log, and stop it if it hangs: nothing is lost",
-            id="hangs",
+            "ingest (pid 42) must report at least every 10 s until it stops, it has not for 11 s: it was killed, hangs, or cannot reach"
+            " the database; look at its log and start it again: nothing is lost",
+            id="killed-or-hangs",
         ),
         pytest.param(
             replace(WELL, late_oldest_at=NOW_AT - timedelta(minutes=90)),
@@ -122,16 +136,14 @@ def test_section_of_one_thing_that_is_wrong_says_it_in_one_sentence(found: Inges
 
 
 @pytest.mark.parametrize(
-    ("found", "running"),
+    "found",
     [
-        pytest.param(replace(WELL, status_age_s=999.0), False, id="gone-or-elsewhere"),
         pytest.param(
             replace(WELL, status_age_s=999.0, facts={"state": "stopped", "source": {"state": "disconnected"}}),
-            True,
             id="stopped-and-its-pid-used-again",
         ),
-        pytest.param(replace(WELL, facts={}), True, id="an-older-version"),
+        pytest.param(replace(WELL, facts={}), id="an-older-version"),
     ],
 )
-def test_section_of_what_is_no_problem_says_none(found: IngestHealth, running: bool) -> None:
-    assert told(found, running=running) == []
+def test_section_of_what_is_no_problem_says_none(found: IngestHealth) -> None:
+    assert told(found) == []

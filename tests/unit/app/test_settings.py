@@ -104,6 +104,18 @@ def test_settings_missing_file_says_so() -> None:
         load_settings(environ={"UNDERWAY_CONFIG": "/nowhere.toml"})
 
 
+def test_settings_leave_the_variables_of_grafana_alone() -> None:
+    names = ("UNDERWAY_GRAFANA_DB_HOST", "UNDERWAY_GRAFANA_DB_PASSWORD", "UNDERWAY_GRAFANA_PROMETHEUS_URL", "UNDERWAY_GRAFANA_DATABASE_URL")
+    assert load_settings(environ=dict.fromkeys(names, "x")) == Settings()
+    with pytest.raises(SettingsError, match=r"UNDERWAY_GRAFANADB_HOST is not a setting"):
+        load_settings(environ={"UNDERWAY_GRAFANADB_HOST": "x"})
+
+
+def test_settings_dialect_names_are_the_words_between_commas() -> None:
+    assert load_settings(environ={"UNDERWAY_DIALECTS": "native, senml,"}).dialect_names == ("native", "senml")
+    assert Settings().dialect_names == ()
+
+
 def test_settings_database_url_may_name_several_hosts() -> None:
     url = "postgresql://u:p@a:5432,b:5433/d?target_session_attrs=read-write"
     assert load_settings(("database_url",), {"UNDERWAY_DATABASE_URL": url}).database_url == url
