@@ -147,7 +147,34 @@ def test_show_of_an_id_that_is_not_there_says_where_to_look(filled: psycopg.Conn
         run("show", "99")
 
 
-@pytest.mark.parametrize("text", ["yesterday", "12", "2026-03-01T12:00", "xh", "nanh"])
+@pytest.mark.parametrize(
+    ("words", "sources"),
+    [
+        pytest.param([], ["mad"], id="no-filter"),
+        pytest.param(["--reason", "schema"], ["mad"], id="reason"),
+        pytest.param(["--reason", "device_unknown"], [], id="another-reason"),
+        pytest.param(["--device", "mad"], ["mad"], id="device"),
+        pytest.param(["--device", "pr-1"], [], id="another-device"),
+        pytest.param(["--dialect", "native"], [], id="dialect-is-not-known-of-what-is-only-counted"),
+        pytest.param(["--since", "2026-03-01T12:00:00Z"], ["mad"], id="since"),
+        pytest.param(["--since", "2026-03-01T12:00:01Z"], [], id="since-later"),
+    ],
+)
+def test_list_with_filters_narrows_what_was_only_counted_too(filled: psycopg.Connection[Any], words: list[str], sources: list[str]) -> None:
+    assert [row["source"] for row in run_json("list", *words)["overflow"]] == sources
+
+
+def test_list_of_a_dialect_that_there_is_not_names_those_that_there_are(filled: psycopg.Connection[Any]) -> None:
+    with pytest.raises(OperatorError, match=r"^a dialect must be one of native, .*sparkplug, none, got 'klingon'$"):
+        run("list", "--dialect", "klingon")
+
+
+@pytest.mark.parametrize("words", [["show"], ["replay", "--dry-run"], ["forget", "--yes"]], ids=lambda words: words[0])
+def test_id_beyond_what_a_table_numbers_is_refused_as_a_word(filled: psycopg.Connection[Any], words: list[str]) -> None:
+    assert "Input should be less than or equal to 9223372036854775807" in run(*words, "99999999999999999999999", code=2)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "12", "2026-03-01T12:00", "xh", "nanh", "-5h"])
 def test_since_that_is_no_time_says_how_to_write_one(filled: psycopg.Connection[Any], text: str) -> None:
     with pytest.raises(OperatorError, match=rf"^a time must be ISO 8601 with a zone, or an age like 30m, 12h or 7d, got '{text}'$"):
         run("list", "--since", text)

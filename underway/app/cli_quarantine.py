@@ -21,7 +21,8 @@ ReasonOption = Annotated[FaultReason | None, typer.Option(help="Only this reason
 DeviceOption = Annotated[str, typer.Option(help="Only this device.")]
 DialectOption = Annotated[str, typer.Option(help="Only this dialect.")]
 SinceOption = Annotated[str, typer.Option(help="Only what was seen since: an age (30m, 12h, 7d) or a time with its zone.")]
-IdsArgument = Annotated[list[int] | None, typer.Argument(help="Ids, as 'list' shows them.")]
+ID_MAX = 2**63 - 1
+IdsArgument = Annotated[list[int] | None, typer.Argument(help="Ids, as 'list' shows them.", min=0, max=ID_MAX)]
 AllOption = Annotated[bool, typer.Option("--all", help="All entries.")]
 
 
@@ -59,7 +60,9 @@ def list_command(
 
 
 @quarantine_app.command("show")
-def show_command(entry_id: Annotated[int, typer.Argument(help="Id, as 'list' shows it.")], json_output: JsonOption = False) -> None:
+def show_command(
+    entry_id: Annotated[int, typer.Argument(help="Id, as 'list' shows it.", min=0, max=ID_MAX)], json_output: JsonOption = False
+) -> None:
     """Show everything about one entry, and what today's decoder makes of it."""
     from underway.app.quarantine import show_entry
 
@@ -139,10 +142,12 @@ def forget_command(
 
 
 def _filter(ids: list[int] | None, reason: FaultReason | None, device: str, dialect: str, since_text: str) -> QuarantineFilter:
-    from underway.app.quarantine import since
+    from underway.app.quarantine import known_dialect, since
 
     since_at = since(since_text, datetime.now(UTC)) if since_text else None
-    return QuarantineFilter(tuple(ids or ()), reason.value if reason else None, device or None, dialect or None, since_at)
+    return QuarantineFilter(
+        tuple(ids or ()), reason.value if reason else None, device or None, known_dialect(dialect) if dialect else None, since_at
+    )
 
 
 def _chosen(

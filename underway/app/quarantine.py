@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection
 
 from ingest.decoded import Decoded
-from ingest.dialects import decode
+from ingest.dialects import DIALECTS, NO_DIALECT, decode
 from ingest.sparkplug_message import Kind, SparkplugMessage
 from underway.app.settings import Settings, load_settings
 from underway.model import OperatorError, from_us
@@ -45,7 +45,7 @@ def list_entries(wanted: QuarantineFilter, limit: int) -> dict[str, Any]:
         return {
             "entries": [_summary(row) for row in rows],
             "total": count_quarantine(conn, wanted),
-            "overflow": [dataclasses.asdict(row) for row in find_overflow(conn, wanted.since_at, OVERFLOW_SHOWN)],
+            "overflow": [dataclasses.asdict(row) for row in find_overflow(conn, wanted, OVERFLOW_SHOWN)],
         }
 
 
@@ -207,16 +207,39 @@ def since(text: str, now_at: datetime) -> datetime:
     >>> since("12h", datetime.fromisoformat("2026-03-02T12:00+00:00")).isoformat()
     '2026-03-02T00:00:00+00:00'
     """
+    text = text.strip()
     unit_s = {"m": 60, "h": 3600, "d": 86_400}.get(text[-1:], 0)
     try:
         if unit_s:
-            return datetime.fromtimestamp(now_at.timestamp() - float(text[:-1]) * unit_s, now_at.tzinfo)
+            age_s = float(text[:-1]) * unit_s
+            if age_s < 0:
+                raise ValueError("an age is not negative")
+            return datetime.fromtimestamp(now_at.timestamp() - age_s, now_at.tzinfo)
         at: datetime | None = datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
         at = None
     if at is None or at.tzinfo is None:
         raise OperatorError(f"a time must be ISO 8601 with a zone, or an age like 30m, 12h or 7d, got {text!r}")
     return at
+
+
+def known_dialect(name: str) -> str:
+    """Return the name of a dialect, or that of none.
+
+    Raises
+    ------
+    OperatorError
+        When there is no such dialect: a filter by it would find nothing and not say why.
+
+    Examples
+    --------
+    >>> known_dialect("senml")
+    'senml'
+    """
+    known = [*(dialect.name for dialect in DIALECTS), NO_DIALECT]
+    if name not in known:
+        raise OperatorError(f"a dialect must be one of {', '.join(known)}, got {name!r}")
+    return name
 
 
 def open_store(settings: Settings) -> Connection[Any]:

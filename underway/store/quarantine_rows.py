@@ -132,13 +132,19 @@ def count_quarantine(conn: Connection[Any], wanted: QuarantineFilter) -> int:
     return int(row[0])
 
 
-def find_overflow(conn: Connection[Any], since_at: datetime | None, limit: int) -> list[OverflowRow]:
-    """Return at most `limit` sources and reasons that overflowed since then, the largest first."""
+def find_overflow(conn: Connection[Any], wanted: QuarantineFilter, limit: int) -> list[OverflowRow]:
+    """Return at most `limit` sources and reasons that overflowed, the largest first.
+
+    Of what is only counted neither id nor dialect is known: who asks for one of these gets nothing. The source is the device where one is known.
+    """
+    if wanted.ids or wanted.dialect:
+        return []
     with conn.cursor(row_factory=class_row(OverflowRow)) as cursor:
         return cursor.execute(
-            "SELECT source, reason, first_at, last_at, count FROM quarantine_overflow WHERE last_at >= coalesce(%s, '-infinity'::timestamptz)"
-            " ORDER BY count DESC, source, reason LIMIT %s",
-            (since_at, limit),
+            "SELECT source, reason, first_at, last_at, count FROM quarantine_overflow WHERE (%(reason)s::text IS NULL OR reason = %(reason)s)"
+            " AND (%(device)s::text IS NULL OR source = %(device)s) AND (%(since)s::timestamptz IS NULL OR last_at >= %(since)s)"
+            " ORDER BY count DESC, source, reason LIMIT %(limit)s",
+            wanted.values() | {"limit": limit},
         ).fetchall()
 
 
