@@ -250,6 +250,7 @@ def test_accept_registers_what_can_be_guessed_and_takes_it_off_the_list(town: ps
     assert {n: (c.spoken_address, c.quantity, c.device_unit, c.role, c.interval_s) for n, c in mine.items()} == {
         "pressure_bar.mean": ("pressure_bar.mean", Quantity.PRESSURE, "bar", "zone_pressure", 900.0),
         "rssi": ("rssi", Quantity.SIGNAL, "dBm", "health", 900.0),
+        "snr": ("snr", Quantity.SNR, "dB", "health", 900.0),
     }
     assert list_pending(town) == ()
     with pytest.raises(OperatorError) as caught:
@@ -264,8 +265,9 @@ def test_accepted_device_gives_readings_of_what_it_said_first(town: psycopg.Conn
     accepted(town, "pressure=pressure_bar.mean")
     registry = load_registry(town)
     said = {"time": NOW_AT.isoformat(), "deviceInfo": {"devEui": EUI}, "object": {"pressure_bar": {"mean": 3.4}}}
-    dialect, decoded = decode(f"application/a/device/{EUI}/event/up", json.dumps(said).encode())
-    resolved = Resolver(registry).resolve([(dialect, decoded, to_us(NOW_AT) + 700_000)])
+    topic, received_us = f"application/a/device/{EUI}/event/up", to_us(NOW_AT) + 700_000
+    dialect, decoded = decode(topic, json.dumps(said).encode())
+    resolved = Resolver(registry).resolve([Item(dialect, decoded, received_us, Message(topic, b"", received_us, (1, 1)))])
     assert [fault.message for _, fault in resolved.faults] == []
     pressure = next(c for c in registry.channels if c.device_id == "pr-7")
     assert (resolved.batch.channel_id.tolist(), resolved.batch.value.tolist()) == ([pressure.channel_id], [340.0])
@@ -351,13 +353,84 @@ def test_command_line_imports_lists_exports_and_accepts(run: Any, conn: psycopg.
     pending = json.loads(run("pending", "--json").stdout)["devices"]
     assert [(d["address"], d["count"], d["interval_s"]) for d in pending] == [(EUI, 6, 900)]
     assert {c["address"]: c["guess"] and c["guess"]["quantity"] for c in pending[0]["channels"]} == {
-        "pressure_bar.mean": "pressure", "pulses": None, "rssi": "signal", "snr": None
+        "pressure_bar.mean": "pressure", "pulses": None, "rssi": "signal", "snr": "snr"
     }  # fmt: skip
     assert "pressure_bar.mean 3.4 *pressure in bar" in run("pending").stdout
     words = ("accept", "chirpstack", EUI, "--id", "pr-7", "--zone", "z1")
     assert "nothing was written: this is a dry run" in run(*words, "--dry-run").stdout
-    assert json.loads(run(*words, "--json").stdout)["written"] is True
+    taken = json.loads(run(*words, "--json").stdout)
+    assert (taken["written"], taken["replay"]) == (True, f"underway quarantine replay --dialect chirpstack --device {EUI}")
     assert run("pending").stdout == "no device is pending\n"
+
+
+def test_command_line_accept_says_how_to_send_again_what_came_before(run: Any, conn: psycopg.Connection[Any]) -> None:
+    imported(conn, "town.yaml", TOWN)
+    waiting(conn)
+    words = ("accept", "chirpstack", EUI.upper(), "--id", "pr-7")
+    assert "quarantine" not in run(*words, "--dry-run").stdout
+    said = run(*words).stdout.splitlines()
+    assert (
+        said[-1] == f"what it said before is in quarantine; send it again: underway quarantine replay --dialect chirpstack --device {EUI}"
+    )
+
+
+def test_command_line_list_shows_presence_and_clock(run: Any, conn: psycopg.Connection[Any]) -> None:
+    imported(conn, "town.yaml", TOWN)
+    assert {d["id"]: (d["online"], d["clock_offset_s"]) for d in json.loads(run("list", "--json").stdout)["devices"]} == {
+        "fm-1": (None, None), "pr-1": (None, None)
+    }  # fmt: skip
+    conn.execute("INSERT INTO device_presence VALUES ('pr-1', false, %s, 'node_death')", (NOW_AT,))
+    conn.execute("INSERT INTO device_clock VALUES ('pr-1', 0, %s), ('fm-1', -90500, %s)", (NOW_AT, NOW_AT))
+    fm, pr = json.loads(run("list", "--json").stdout)["devices"]
+    assert (fm["online"], fm["online_since"], fm["clock_offset_s"], fm["clock_since"]) == (None, None, -90.5, "2026-03-01T12:00:00Z")
+    assert (pr["online"], pr["online_since"], pr["online_reason"], pr["clock_offset_s"]) == (
+        False, "2026-03-01T12:00:00Z", "node_death", 0
+    )  # fmt: skip
+    lines = {line.split()[1]: line for line in run("list").stdout.splitlines() if "active" in line}
+    assert "90.5 s behind" in lines["fm-1"]
+    assert "line since" not in lines["fm-1"]
+    assert "offline since 2026-03-01T12:00 (node_death)" in lines["pr-1"]
+    assert not re.search(r"ahead|behind", lines["pr-1"])
+
+
+def test_command_line_site_that_is_not_the_one_of_the_file_is_one_problem(run: Any, conn: psycopg.Connection[Any]) -> None:
+    imported(conn, "town.yaml", TOWN)
+    Path("town.yaml").write_text(TOWN, encoding="utf-8")
+    assert str(run("import", "town.yaml", "--site", "foo").exception) == (
+        "1 problem in town.yaml, nothing was written:\n  'site_id' must be the site that is imported into, 'foo', got 'north';"
+        " leave '--site' away, or correct one of the two (line 2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "messages"),
+    [
+        (
+            "a.yaml",
+            "devices:\n- pr-1\n- {device_id: fm-2, zone_id: z7}\n",
+            (
+                "an item of 'devices' must be a mapping, got a single value (line 2)",
+                "'zone_id' must be a zone that is registered, got 'z7'; known: r1, z1 (line 3)",
+            ),
+        ),
+        (
+            "a.geojson",
+            '{"type": "FeatureCollection", "features": [{"type": "Feature"}, {"type": "Feature", "properties": {"device_id": "A"}}]}',
+            (
+                "a feature must have 'properties' with the fields of a device, got None (feature 1)",
+                "'device_id' must be 1..64 of a-z, 0-9, '-' and '_', and begin with a letter or digit, got 'A' (feature 2)",
+            ),
+        ),
+    ],
+)
+def test_command_line_item_that_is_no_device_hides_no_other_problem(
+    run: Any, conn: psycopg.Connection[Any], name: str, text: str, messages: tuple[str, ...]
+) -> None:
+    imported(conn, "town.yaml", TOWN)
+    before = load_registry(conn)
+    Path(name).write_text(text, encoding="utf-8")
+    assert str(run("import", name).exception) == f"2 problems in {name}, nothing was written:\n  " + "\n  ".join(messages)
+    assert load_registry(conn) == before
 
 
 def test_command_line_ignores_a_device(run: Any, conn: psycopg.Connection[Any]) -> None:

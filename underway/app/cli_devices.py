@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -91,11 +93,14 @@ def device_list(
         "model",
         "zone",
         "status",
+        "presence (UTC)",
+        "clock",
         "channels",
     )
     for device in report["devices"]:
         names = ", ".join(channel["name"] for channel in device["channels"])
-        _row(table, device["id"], device["dialect"], device["address"], device["model"], device["zone"] or "", device["status"], names)
+        who = (device["id"], device["dialect"], device["address"], device["model"], device["zone"] or "", device["status"])
+        _row(table, *who, _presence(device), _clock(device), names)
     _console().print(table)
 
 
@@ -148,13 +153,15 @@ def device_accept(
     from underway.app.devices import RegistrationError, accept_device
 
     try:
-        found = accept_device(dialect, address, device_id, zone, asset, channel or [], site, dry_run)
+        found, replay = accept_device(dialect, address, device_id, zone, asset, channel or [], site, dry_run)
     except RegistrationError as error:
         if not json_output:
             raise
         _print_json(error.plain())
         raise typer.Exit(2) from error
-    _show_plan(found, dry_run, json_output)
+    _show_plan(found, dry_run, json_output, {} if dry_run else {"replay": replay})
+    if not dry_run and not json_output:
+        typer.echo(f"what it said before is in quarantine; send it again: {replay}")
 
 
 @device_app.command("ignore")
@@ -173,10 +180,23 @@ def device_ignore(
         typer.echo(f"ignored: {report['ignored']}")
 
 
-def _show_plan(found: Plan, dry_run: bool, json_output: bool) -> None:
+def _presence(device: dict[str, Any]) -> str:
+    """Return since when a device says that it is there or not; empty when it never did."""
+    if device["online"] is None:
+        return ""
+    return f"{'online' if device['online'] else 'offline'} since {device['online_since'][:16]} ({device['online_reason']})"
+
+
+def _clock(device: dict[str, Any]) -> str:
+    """Return how far the clock of a device is off; empty when it is not."""
+    offset_s = device["clock_offset_s"]
+    return f"{abs(offset_s):g} s {'ahead' if offset_s > 0 else 'behind'}" if offset_s else ""
+
+
+def _show_plan(found: Plan, dry_run: bool, json_output: bool, more: Mapping[str, str] = MappingProxyType({})) -> None:
     written = not dry_run and found.to_write is not None
     if json_output:
-        _print_json(found.plain() | {"dry_run": dry_run, "written": written})
+        _print_json(found.plain() | {"dry_run": dry_run, "written": written, **more})
         return
     order = {Change.NEW: 0, Change.CHANGED: 1, Change.UNCHANGED: 2}
     rows = sorted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,12 +25,13 @@ from underway.app.devices_read import (
     Record,
     nearest,
     read_document,
+    shown,
 )
 from underway.app.settings import Settings, load_settings
 from underway.model import DeviceStatus, OperatorError, Registry
 from underway.store.connect import connect
 from underway.store.pending import PendingRow, PendingStatus, find_pending, list_pending, mark_pending
-from underway.store.registry import ids_elsewhere, load_registry, save_registry, site_ids
+from underway.store.registry import DeviceHealth, ids_elsewhere, load_device_health, load_registry, save_registry, site_ids
 
 PROBLEMS_SHOWN_MAX = 50
 EXAMPLES_MAX = 5
@@ -96,24 +98,37 @@ def import_devices(path: Path, site_id: str | None, dry_run: bool, told: Told) -
     try:
         problems = Problems()
         document = read_document(path.name, _bytes_of(path), problems)
-        if problems.count:
+        if problems.count and not (document.site or document.zones or document.assets or document.devices):
             raise RegistrationError(path.name, problems)
         channels = sum(len(device.channels) for device in document.devices)
         told(f"read {len(document.devices):,} devices with {channels:,} channels from {path.name}")
         settings = load_settings(("database_url",))
         with connect(settings.database_url, application_name="underway-device", statement_timeout_s=0) as conn:
-            return register(conn, document, path.name, _site_of(document, site_id, settings), dry_run, datetime.now(UTC), told)
+            chosen = _site_of(document, site_id, settings)
+            return register(conn, document, path.name, chosen, dry_run, datetime.now(UTC), told, problems)
     finally:
         gc.enable()
 
 
 def register(
-    conn: psycopg.Connection[Any], document: Document, source: str, site_id: str | None, dry_run: bool, now_at: datetime, told: Told
+    conn: psycopg.Connection[Any],
+    document: Document,
+    source: str,
+    site_id: str | None,
+    dry_run: bool,
+    now_at: datetime,
+    told: Told,
+    problems: Problems | None = None,
 ) -> Plan:
-    """Check a document against what is registered and write what is new or changed, in one transaction; parameters as `import_devices`."""
+    """Check a document against what is registered and write what is new or changed, in one transaction; parameters as `import_devices`.
+
+    `problems` are those of reading the document: they are told with the others, and nothing is written.
+    """
+    problems = problems or Problems()
+    if _is_of_another_site(document, site_id, problems):
+        raise RegistrationError(source, problems)  # against which of the two the rest must be checked is not known
     with conn.transaction():
         known = _known(conn, document, site_id)
-        problems = Problems()
         wanted = check(document, known, _elsewhere(conn, document, site_id or (known.site.site_id if known else "")), now_at, problems)
         if wanted is None:
             raise RegistrationError(source, problems)
@@ -130,6 +145,7 @@ def list_devices(site_id: str | None, status: DeviceStatus | None) -> dict[str, 
     settings = load_settings(("database_url",))
     with connect(settings.database_url, application_name="underway-device") as conn:
         registry = load_registry(conn, site_id or settings.site_id or None)
+        health = load_device_health(conn, registry.site.site_id)
     channels: dict[str, list[dict[str, Any]]] = {}
     for channel in registry.channels:
         channels.setdefault(channel.device_id, []).append(
@@ -152,12 +168,28 @@ def list_devices(site_id: str | None, status: DeviceStatus | None) -> dict[str, 
                 "zone": device.zone_id,
                 "asset": device.asset_id,
                 "status": device.status.value,
-                "registered_at": device.registered_at.isoformat().replace("+00:00", "Z"),
+                "registered_at": _instant(device.registered_at),
+                **_plain_health(health.get(device.device_id, DeviceHealth())),
                 "channels": channels.get(device.device_id, []),
             }
             for device in registry.devices
             if status is None or device.status is status
         ],
+    }
+
+
+def _instant(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _plain_health(health: DeviceHealth) -> dict[str, Any]:
+    """Return what ingest knows of a device; null: it never said whether it is there, its clock was never seen to be off."""
+    return {
+        "online": health.online,
+        "online_since": None if health.online_since_at is None else _instant(health.online_since_at),
+        "online_reason": health.online_reason,
+        "clock_offset_s": None if health.clock_offset_ms is None else health.clock_offset_ms / 1000,
+        "clock_since": None if health.clock_since_at is None else _instant(health.clock_since_at),
     }
 
 
@@ -204,8 +236,8 @@ def _plain_pending(row: PendingRow) -> dict[str, Any]:
         "site": entry.site_id,
         "kind": entry.kind,
         "model": entry.model,
-        "first_at": entry.first_at.isoformat().replace("+00:00", "Z"),
-        "last_at": entry.last_at.isoformat().replace("+00:00", "Z"),
+        "first_at": _instant(entry.first_at),
+        "last_at": _instant(entry.last_at),
         "count": entry.count,
         "interval_s": guess_interval_s(row),
         "topic": entry.topic,
@@ -223,7 +255,7 @@ def accept_device(
     wishes: Sequence[str],
     site_id: str | None,
     dry_run: bool,
-) -> Plan:
+) -> tuple[Plan, str]:
     """Register a device of the list; ingest hears of it at once.
 
     Parameters
@@ -238,6 +270,12 @@ def accept_device(
     site_id : str or None
     dry_run : bool
 
+    Returns
+    -------
+    plan : Plan
+    replay : str
+        The command that takes what it said meanwhile out of quarantine.
+
     Raises
     ------
     RegistrationError
@@ -247,9 +285,21 @@ def accept_device(
     """
     settings = load_settings(("database_url",))
     with connect(settings.database_url, application_name="underway-device") as conn:
-        return accept(
-            conn, dialect, address, device_id, zone_id, asset_id, wishes, site_id or settings.site_id or None, dry_run, datetime.now(UTC)
-        )
+        address = _waiting(conn, dialect, address).entry.address
+        chosen = site_id or settings.site_id or None
+        found = accept(conn, dialect, address, device_id, zone_id, asset_id, wishes, chosen, dry_run, datetime.now(UTC))
+    return found, replay_command(dialect, address)
+
+
+def replay_command(dialect: str, address: str) -> str:
+    """Return the command that sends again what a device said before it was registered: quarantine knows it by its address alone.
+
+    Examples
+    --------
+    >>> replay_command("sensorthings", "Datastreams(5)")
+    "underway quarantine replay --dialect sensorthings --device 'Datastreams(5)'"
+    """
+    return f"underway quarantine replay --dialect {shlex.quote(dialect)} --device {shlex.quote(address)}"
 
 
 def accept(
@@ -361,6 +411,18 @@ def _bytes_of(path: Path) -> bytes:
 def _site_of(document: Document, site_id: str | None, settings: Settings) -> str | None:
     said = document.site.fields.get("site_id") if document.site is not None else None
     return site_id or (str(said) if said is not None else None) or settings.site_id or None
+
+
+def _is_of_another_site(document: Document, site_id: str | None, problems: Problems) -> bool:
+    """Return whether a file names another site than the one that is asked for, which is a problem."""
+    said = document.site.fields.get("site_id") if document.site is not None else None
+    if document.site is None or site_id is None or not isinstance(said, str) or said == site_id:
+        return False
+    message = (
+        f"'site_id' must be the site that is imported into, '{site_id}', got {shown(said)}; leave '--site' away, or correct one of the two"
+    )
+    problems.add(document.site.where("site_id"), "site_id", message)
+    return True
 
 
 def _known(conn: psycopg.Connection[Any], document: Document, site_id: str | None) -> Registry | None:

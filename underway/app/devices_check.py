@@ -52,11 +52,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Wanted:
-    """What a file asks for: rows that are new or may have changed, and which fields of channels were assumed."""
+    """What a file asks for: rows that are new or may have changed, and which fields of new ones were assumed."""
 
     registry: Registry
     assumed: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    """By device and channel."""
+    """By kind and id of the row, as in `underway.app.devices_plan.Row`."""
 
 
 def check(document: Document, known: Registry | None, elsewhere: Mapping[str, str], now_at: datetime, problems: Problems) -> Wanted | None:
@@ -175,12 +175,18 @@ class _Checker:
                 record.where(key), key, f"{what} '{row_id}' must be of site '{self.site.site_id}', it belongs to site '{other}'"
             )
 
+    def _assume(self, kind: str, row_id: str, fields: Fields, names: Sequence[str]) -> None:
+        """Note which of the fields of a new row the file does not say."""
+        self.assumed[kind, row_id] = tuple(name for name in names if fields.raw(name) in (ABSENT, None))
+
     def zone(self, record: Record, zone_id: str, before: Zone | None) -> Zone:
         """Return a zone."""
         fields = Fields(record, ZONE_FIELDS, self._problems, "a zone")
         name, kind = fields.text("name"), fields.enum("kind", ZoneKind)
         if before is None and fields.raw("kind") in (ABSENT, None):
             fields.bad("kind", f"a new zone must have 'kind', one of {', '.join(ZoneKind)}")
+        if before is None:
+            self._assume("zone", zone_id, fields, ("name",))
         base = before or Zone(zone_id, self.site.site_id, zone_id, ZoneKind.DMA)
         return replace(
             base,
@@ -196,6 +202,8 @@ class _Checker:
         kind = fields.enum("asset_class", AssetClass)
         if before is None and fields.raw("asset_class") in (ABSENT, None):
             fields.bad("asset_class", f"a new asset must have 'asset_class', one of {', '.join(AssetClass)}")
+        if before is None:
+            self._assume("asset", asset_id, fields, ("name", "criticality"))
         base = before or Asset(asset_id, self.site.site_id, None, AssetClass.DEVICE, asset_id)
         criticality = fields.number("criticality", "", 1, 5)
         if not isinstance(criticality, Absent) and criticality != int(criticality):
@@ -245,6 +253,8 @@ class _Checker:
         if wrong is not None:
             got = shown(fields.raw("address")) if spoken else f"none, and the device_id {shown(device_id)}"
             fields.bad("address", f"'address' of a {dialect} device must be {wrong}, got {got}")
+        if before is None:
+            self._assume("device", device_id, fields, ("dialect", "status", "registered_at"))
         registered_at = fields.instant("registered_at", self.site.timezone)
         if isinstance(registered_at, datetime) and registered_at > self._now_at:
             fields.bad("registered_at", f"'registered_at' must not be in the future, got {shown(fields.raw('registered_at'))}")
@@ -346,9 +356,7 @@ class _Checker:
         address = fields.text("address")
         spoken = base.address if isinstance(address, Absent) else address or ""
         if before is None:
-            self.assumed[device.device_id, name] = tuple(
-                n for n in ("unit", "role", "range_min", "range_max", "interval_s") if fields.raw(n) in (ABSENT, None)
-            )
+            self._assume("channel", f"{device.device_id}/{name}", fields, ("unit", "role", "range_min", "range_max", "interval_s"))
         return replace(
             base,
             quantity=of,

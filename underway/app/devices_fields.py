@@ -74,11 +74,15 @@ UNUSUAL = Assumed(-math.inf, math.inf, 900.0, "health", "health")
 _EUI = re.compile(r"[0-9a-f]{16}")
 _THINGS = re.compile(r"[0-9a-f]{16}|[^/\s]+/[^/\s]+")
 _SPARKPLUG = re.compile(r"[^/+#]+/[^/+#]+(/[^/+#]+)?")
+_SENML = re.compile(r"[^/+#]{1,64}/[^/+#]{1,64}")
+_SERIES = re.compile(r"(?:Multi)?Datastreams\((?:0|-?[1-9][0-9]{0,18}|'(?:[^']|''){1,64}')\)")
 _LOWER = frozenset({"chirpstack", "thethings"})
 _SHAPES: dict[str, tuple[re.Pattern[str], str]] = {
     "native": (DEVICE_PATTERN, "1..64 of a-z, 0-9, '-' and '_', as in the topic"),
     "chirpstack": (_EUI, "the DevEUI, 16 hexadecimal digits"),
     "thethings": (_THINGS, "the DevEUI, 16 hexadecimal digits, or '{application}@{tenant}/{device}'"),
+    "senml": (_SENML, "'{tenant}/{device}' of its topic, each 1..64 characters without '+' and '#'"),
+    "sensorthings": (_SERIES, "a Datastream: 'Datastreams(5)', \"Datastreams('inlet')\" or 'MultiDatastreams(3)'"),
     "sparkplug": (_SPARKPLUG, "'{group}/{edge node}' or '{group}/{edge node}/{device}'"),
 }
 

@@ -83,13 +83,11 @@ def plan(known: Registry | None, wanted: Wanted) -> Plan:
     old_site = None if known is None else known.site
     rows.append(_row("site", now.site.site_id, old_site, now.site))
     before = known or Registry(now.site)
-    rows += _rows("zone", [(z.zone_id, z) for z in now.zones], {z.zone_id: z for z in before.zones})
-    rows += _rows("asset", [(a.asset_id, a) for a in now.assets], {a.asset_id: a for a in before.assets})
-    rows += _rows("device", [(d.device_id, d) for d in now.devices], {d.device_id: d for d in before.devices})
-    old = {(c.device_id, c.name): c for c in before.channels}
-    for channel in now.channels:
-        key = channel.device_id, channel.name
-        rows.append(_row("channel", "/".join(key), old.get(key), channel, wanted.assumed.get(key, ())))
+    assumed = wanted.assumed
+    rows += _rows("zone", [(z.zone_id, z) for z in now.zones], {z.zone_id: z for z in before.zones}, assumed)
+    rows += _rows("asset", [(a.asset_id, a) for a in now.assets], {a.asset_id: a for a in before.assets}, assumed)
+    rows += _rows("device", [(d.device_id, d) for d in now.devices], {d.device_id: d for d in before.devices}, assumed)
+    rows += _rows("channel", [(_channel_row(c), c) for c in now.channels], {_channel_row(c): c for c in before.channels}, assumed)
     return Plan(now.site.site_id, tuple(rows), _to_write(now, rows))
 
 
@@ -118,12 +116,15 @@ def details(row: Row) -> str:
             parts.append(f"called '{value['address']}'")
         return ", ".join(parts)
     shown = ("dialect", "address", "model", "zone_id", "asset_id", "status", "name", "kind", "asset_class", "timezone", "registered_at")
-    return ", ".join(f"{name} {_said(value[name])}" for name in shown if value.get(name) not in (None, "") and name != f"{row.kind}_id")
+    said = [name for name in shown if value.get(name) not in (None, "") and name != f"{row.kind}_id"]
+    return ", ".join(f"{name} {_said(value[name])}{star(name)}" for name in said)
 
 
-def _rows(kind: str, now: Sequence[tuple[str, object]], before: Mapping[str, object]) -> Iterator[Row]:
+def _rows(
+    kind: str, now: Sequence[tuple[str, object]], before: Mapping[str, object], assumed: Mapping[tuple[str, str], tuple[str, ...]]
+) -> Iterator[Row]:
     for row_id, value in now:
-        yield _row(kind, row_id, before.get(row_id), value)
+        yield _row(kind, row_id, before.get(row_id), value, assumed.get((kind, row_id), ()))
 
 
 def _row(kind: str, row_id: str, old: Any, new: Any, assumed: tuple[str, ...] = ()) -> Row:

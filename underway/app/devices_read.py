@@ -22,6 +22,8 @@ CELL_CHARS_MAX = 10_000
 SHOWN_CHARS_MAX = 60
 NESTED_MAX = 2_000
 """Most values inside one attribute or geometry of a YAML file, where a reference may stand for many."""
+DEPTH_MAX = 32
+"""Most levels of lists and mappings in a YAML file, and inside one value of any file."""
 
 SUFFIXES = {".csv": "csv", ".geojson": "geojson", ".json": "geojson", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -145,8 +147,27 @@ def read_document(name: str, data: bytes, problems: Problems) -> Document:
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: short, on one line."""
-    text = repr(value)
+    text = f"more than {DEPTH_MAX} levels" if is_deep(value) else repr(value)
     return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 3] + "..."
+
+
+def is_deep(value: object) -> bool:
+    """Return whether a plain JSON value has more than `DEPTH_MAX` levels of lists and mappings.
+
+    Examples
+    --------
+    >>> deep = 1
+    >>> for _ in range(DEPTH_MAX + 1):
+    ...     deep = [deep]
+    >>> is_deep(deep), is_deep(deep[0]), is_deep({"a": "b"})
+    (True, False, False)
+    """
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())]
+        if not level:
+            return False
+    return True
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -312,7 +333,7 @@ def _geojson(text: str, problems: Problems) -> Document:
         problems.add("", "type", f"a .geojson file must be a FeatureCollection with 'features', got {got}")
         return document
     crs = found.get("crs")
-    if crs is not None and not any(word in str(crs) for word in ("CRS84", "4326")):
+    if crs is not None and (is_deep(crs) or not any(word in str(crs) for word in ("CRS84", "4326"))):
         problems.add("", "crs", f"coordinates must be longitude and latitude (WGS 84, CRS84), got {shown(crs)}; export them in EPSG:4326")
         return document
     features = found["features"]
@@ -355,16 +376,17 @@ _SECTIONS = ("site", "zones", "assets", "devices")
 
 def _yaml(text: str, problems: Problems) -> Document:
     document = Document()
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
+        deep = _too_deep(text)
+        root = None if deep else _root(text)
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}"
         problems.add(place, "", f"a file must be YAML: {getattr(error, 'problem', None) or error}")
         return document
-    finally:
-        loader.dispose()
+    if deep:
+        problems.add(deep, "", f"a YAML file must have at most {DEPTH_MAX} levels of lists and mappings, got more")
+        return document
     if not isinstance(root, yaml.MappingNode):
         problems.add("line 1", "", f"a YAML file must be a mapping with {', '.join(_SECTIONS)}, got a {_called(root)}")
         return document
@@ -391,6 +413,29 @@ def _yaml(text: str, problems: Problems) -> Document:
     if not (document.site or document.zones or document.assets or document.devices) and not problems.count:
         problems.add("", "", "a file must hold a site, zones, assets or devices, got none")
     return document
+
+
+def _too_deep(text: str) -> str:
+    """Return the place where lists and mappings stand in more than `DEPTH_MAX` levels, else the empty text: nodes are composed by recursion."""
+    level = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        kind = type(event)
+        if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+            level += 1
+            if level > DEPTH_MAX:
+                return "line 1" if event.start_mark is None else f"line {event.start_mark.line + 1}"
+        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+            level -= 1
+    return ""
+
+
+def _root(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        found: yaml.Node | None = loader.get_single_node()
+        return found
+    finally:
+        loader.dispose()
 
 
 def _section(name: str, items: yaml.SequenceNode, document: Document, problems: Problems) -> None:
@@ -443,7 +488,7 @@ def _record(node: yaml.MappingNode, problems: Problems, skip: str = "") -> Recor
             budget = [NESTED_MAX]
             plain = _plain(value, budget)
             if budget[0] < 0:
-                problems.add(_line(key), name, f"'{name}' must hold at most {NESTED_MAX} values, got more")
+                problems.add(_line(key), name, f"'{name}' must hold at most {NESTED_MAX} values in {DEPTH_MAX} levels, got more")
             else:
                 record.fields[name] = plain
     return record
@@ -472,15 +517,15 @@ def _pairs(node: yaml.MappingNode, problems: Problems) -> Iterator[tuple[yaml.Sc
                 yield key, value
 
 
-def _plain(node: yaml.Node, budget: list[int]) -> Any:
-    """Return a node as plain JSON values, at most `budget` of them."""
-    budget[0] -= 1
+def _plain(node: yaml.Node, budget: list[int], level: int = 0) -> Any:
+    """Return a node as plain JSON values, at most `budget` of them; more, or more than `DEPTH_MAX` levels, leave the budget below 0."""
+    budget[0] = -1 if level > DEPTH_MAX else budget[0] - 1  # a reference may nest what stands flat, even in itself
     if budget[0] < 0:
         return None
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, budget) for item in node.value if budget[0] >= 0]
+        return [_plain(item, budget, level + 1) for item in node.value if budget[0] >= 0]
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value)[:SHOWN_CHARS_MAX]: _plain(value, budget) for key, value in node.value if budget[0] >= 0}
+        return {str(key.value)[:SHOWN_CHARS_MAX]: _plain(value, budget, level + 1) for key, value in node.value if budget[0] >= 0}
     return json_or_text(node.value) if _is_plain(node) else node.value
 
 

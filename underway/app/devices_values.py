@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from underway.app.devices_fields import NAME_CHARS_MAX
-from underway.app.devices_read import Problems, Record, json_or_text, nearest, shown
+from underway.app.devices_read import DEPTH_MAX, Problems, Record, is_deep, json_or_text, nearest, shown
 
 ATTRIBUTES_MAX = 100
 POSITIONS_MAX = 100_000
@@ -117,12 +117,15 @@ class Fields:
             if isinstance(value, str) and len(value) == 10:
                 return datetime.combine(date.fromisoformat(value), time(), ZoneInfo(timezone)).astimezone(UTC)
             found = datetime.fromisoformat(value) if isinstance(value, str) else None
+            if found is not None and found.tzinfo is not None:
+                return found.astimezone(UTC)
         except ValueError:
-            found = None
-        if found is None or found.tzinfo is None:
-            self.bad(name, f"'{name}' must be an RFC 3339 instant with zone, or a day like 2026-03-01, got {shown(value)}")
+            pass
+        except OverflowError:
+            self.bad(name, f"'{name}' must be in the years 1 to 9999 of UTC, got {shown(value)}")
             return ABSENT
-        return found.astimezone(UTC)
+        self.bad(name, f"'{name}' must be an RFC 3339 instant with zone, or a day like 2026-03-01, got {shown(value)}")
+        return ABSENT
 
     def reference(self, name: str, known: Mapping[str, object], what: str) -> str | Absent | None:
         """Return the id of something that is registered or stands in the file."""
@@ -179,6 +182,8 @@ class Fields:
                 self.bad("attributes", f"the name of an attribute must have 1..{NAME_CHARS_MAX} printable characters, got {shown(name)}")
             elif isinstance(value, str) and "\x00" in value:
                 self.bad("attributes", f"the attribute '{name}' must be a text without zero bytes, got {shown(value)}")
+            elif is_deep(value):
+                self.bad("attributes", f"the attribute '{name}' must have at most {DEPTH_MAX} levels of lists and mappings, got more")
             elif value is None:
                 found.pop(name, None)
             else:

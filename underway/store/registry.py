@@ -173,6 +173,40 @@ def ids_elsewhere(
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceHealth:
+    """What ingest knows of a device beside its readings; None: nothing.
+
+    Attributes
+    ----------
+    online : bool or None
+        Whether it says that it is there (Sparkplug births and deaths).
+    online_since_at : datetime or None
+    online_reason : str
+    clock_offset_ms : int or None
+        Estimated offset of its clock; positive when it is ahead.
+    clock_since_at : datetime or None
+    """
+
+    online: bool | None = None
+    online_since_at: datetime | None = None
+    online_reason: str = ""
+    clock_offset_ms: int | None = None
+    clock_since_at: datetime | None = None
+
+
+def load_device_health(conn: Connection[Any], site_id: str) -> dict[str, DeviceHealth]:
+    """Return presence and clock offset of the devices of a site of which either is known, by device id."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT device_id, presence.online, presence.since_at, coalesce(presence.reason, ''), clock.offset_ms, clock.since_at"
+            " FROM device_presence AS presence FULL JOIN device_clock AS clock USING (device_id) JOIN device USING (device_id)"
+            " WHERE site_id = %s",
+            (site_id,),
+        )
+        return {row[0]: DeviceHealth(*row[1:]) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceEntry:
     """A device with its channels by name."""
 

@@ -86,6 +86,26 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
             id="thethings-address",
         ),
         pytest.param(
+            device_csv(dialect="senml", address="north"),
+            "'address' of a senml device must be '{tenant}/{device}' of its topic, each 1..64 characters without '+' and '#', got 'north'",
+            id="senml-address",
+        ),
+        pytest.param(
+            device_csv(dialect="senml"),
+            "'address' of a senml device must be '{tenant}/{device}' of its topic, each 1..64 characters without '+' and '#', got none,"
+            " and the device_id 'pr-9'",
+            id="no-senml-address",
+        ),
+        *(
+            pytest.param(
+                device_csv(dialect="sensorthings", address=address),
+                "'address' of a sensorthings device must be a Datastream: 'Datastreams(5)', \"Datastreams('inlet')\" or 'MultiDatastreams(3)',"
+                f" got {address!r}",
+                id=f"sensorthings-{address}",
+            )
+            for address in ("5", "Datastreams(05)", "Datastreams(inlet)", "Datastreams('')", "Things(5)")
+        ),
+        pytest.param(
             device_csv(address="a/b"), f"'address' of a native device must be {SHORT}, as in the topic, got 'a/b'", id="native-address"
         ),
         pytest.param(
@@ -110,6 +130,17 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
             device_csv(registered_at="2026-03-01T10:00:00"),
             "'registered_at' must be an RFC 3339 instant with zone, or a day like 2026-03-01, got '2026-03-01T10:00:00'",
             id="registered-no-zone",
+        ),
+        *(
+            pytest.param(
+                device_csv(registered_at=at), f"'registered_at' must be in the years 1 to 9999 of UTC, got '{at}'", id=f"registered-{at}"
+            )
+            for at in ("0001-01-01", "9999-12-31T23:59:59-05:00")
+        ),
+        pytest.param(
+            device_csv(**{"attributes.a": "[" * 900 + "]" * 900}),
+            "the attribute 'a' must have at most 32 levels of lists and mappings, got more",
+            id="attribute-deep",
         ),
         pytest.param(
             device_csv(registered_at="2026-03-01T13:00:00Z"),
@@ -172,6 +203,39 @@ def test_check_wrong_cell_says_what_was_expected(text: str, message: str) -> Non
     wanted, problems = checked("a.csv", text)
     assert problems == [f"{message} (line 2)"]
     assert wanted is None
+
+
+def nested(levels: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(levels - 1):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "address"),
+    [
+        ("senml", "north/pr-113"),
+        ("senml", "lake-works/PL-0042"),
+        ("sensorthings", "Datastreams(5)"),
+        ("sensorthings", "Datastreams(-1)"),
+        ("sensorthings", "Datastreams('inlet')"),
+        ("sensorthings", "Datastreams('the mayor''s')"),
+        ("sensorthings", "MultiDatastreams(3)"),
+    ],
+)
+def test_check_address_that_a_decoder_gives_is_taken_as_it_is(dialect: str, address: str) -> None:
+    (device,) = good("a.csv", device_csv(dialect=dialect, address=address)).registry.devices
+    assert device.spoken_address == address
+
+
+def test_check_attribute_of_as_many_levels_as_the_limit_is_taken_and_of_one_more_is_not() -> None:
+    (device,) = good("a.geojson", feature(device_id="a", attributes={"a": nested(32)})).registry.devices
+    assert device.attributes == {"a": nested(32)}
+    assert checked("a.geojson", feature(device_id="a", attributes={"a": [nested(900)]}, model=nested(900)))[1] == [
+        "'model' must be a text, got more than 32 levels (feature 1)",
+        "the attribute 'a' must have at most 32 levels of lists and mappings, got more (feature 1)",
+    ]
 
 
 def feature(**properties: Any) -> str:
@@ -321,7 +385,7 @@ def test_check_new_channels_are_assumed_by_quantity_and_kind_of_zone() -> None:
     for c in wanted.registry.channels:
         assumed = ASSUMED[c.quantity]
         assert (c.range_min, c.range_max, c.interval_s) == (assumed.range_min, assumed.range_max, assumed.interval_s)
-        assert wanted.assumed[c.device_id, c.name] == ("unit", "role", "range_min", "range_max", "interval_s")
+        assert wanted.assumed["channel", f"{c.device_id}/{c.name}"] == ("unit", "role", "range_min", "range_max", "interval_s")
 
 
 def test_check_what_the_file_leaves_out_stays_and_null_takes_away() -> None:
@@ -377,6 +441,21 @@ def test_plan_says_new_changed_and_unchanged_and_writes_only_what_differs() -> N
     assert [d.device_id for d in found.to_write.devices] == ["fm-1", "pr-1"]
     assert [c.name for c in found.to_write.channels] == ["flow", "p", "battery"]
     assert json.loads(json.dumps(found.plain(), allow_nan=False))["rows"][3]["fields"] == {"range_max": [500.0, 900.0]}
+
+
+def test_plan_marks_what_a_file_does_not_say_of_new_rows() -> None:
+    found = planned(
+        "a.yaml",
+        "zones:\n- {zone_id: z8, kind: dma}\nassets:\n- {asset_id: p-8, asset_class: pipe, name: P 8}\n"
+        "devices:\n- {device_id: n-1, status: active}\n- {device_id: s-1, dialect: senml, address: a/b, registered_at: 2026-02-01T00:00:00Z}\n",
+    )
+    assert {row.row_id: details(row) for row in found.rows if row.kind != "site"} == {
+        "z8": "name z8*, kind dma",
+        "p-8": "name P 8, asset_class pipe",
+        "n-1": "dialect native*, status active, registered_at 2026-03-01T12:00:00Z*",
+        "s-1": "dialect senml, address a/b, status active*, registered_at 2026-02-01T00:00:00Z",
+    }
+    assert [row.get("assumed") for row in found.plain()["rows"] if row["kind"] == "device"] == [["dialect", "registered_at"], ["status"]]
 
 
 def test_plan_of_what_is_registered_writes_nothing() -> None:

@@ -167,8 +167,32 @@ KNOWN = f"known: {', '.join(CSV_COLUMNS)} and attributes.<name>"
         pytest.param(
             "a.yml",
             "devices:\n- attributes: {a: [" + "1, " * 2000 + "1]}\n",
-            "'attributes' must hold at most 2000 values, got more (line 2)",
+            "'attributes' must hold at most 2000 values in 32 levels, got more (line 2)",
             id="yaml-large",
+        ),
+        pytest.param(
+            "a.yml",
+            "[" * 100_000 + "\n",
+            "a YAML file must have at most 32 levels of lists and mappings, got more (line 1)",
+            id="yaml-brackets",
+        ),
+        pytest.param(
+            "a.yml",
+            "devices:\n- device_id: a\n  attributes: {a: " + "[" * 900 + "]" * 900 + "}\n",
+            "a YAML file must have at most 32 levels of lists and mappings, got more (line 3)",
+            id="yaml-deep",
+        ),
+        pytest.param(
+            "a.yml",
+            "x-a: &a [*a]\ndevices:\n- attributes: {a: *a}\n",
+            "'attributes' must hold at most 2000 values in 32 levels, got more (line 3)",
+            id="yaml-in-itself",
+        ),
+        pytest.param(
+            "a.geojson",
+            '{"type": ' + "[" * 900 + "]" * 900 + "}",
+            "a .geojson file must be a FeatureCollection with 'features', got more than 32 levels",
+            id="geojson-deep",
         ),
     ],
 )
@@ -246,4 +270,4 @@ def test_read_yaml_reference_bomb_costs_little() -> None:
         f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     _, problems = read("a.yaml", bomb + "devices:\n- attributes: *i\n")
-    assert problems[-1] == "'attributes' must hold at most 2000 values, got more (line 11)"
+    assert problems[-1] == "'attributes' must hold at most 2000 values in 32 levels, got more (line 11)"
