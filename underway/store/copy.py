@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from underway.store.pgcopy import HEADER, TRAILER, Column, Kind, encode
 
 ROWS_MAX = 1_000_000
 """Most rows of one call: 90 MB on the wire."""
+PIECE_ROWS = 2_048
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 4_102_444_800_000_000  # 1900 to 2100
 
 _READING_COLUMNS = "channel_id, observed_at, received_at, recorded_at, value, quality, reason, flags, batch_id, clock_offset_ms"
@@ -127,11 +128,11 @@ def append(conn: Connection[Any], batch: ReadingBatch, batch_id: int, recorded_a
     with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         try:
             with conn.transaction():
-                _copy(cursor, _COPY_READING, encode(columns, len(rows)))
+                _copy(cursor, _COPY_READING, _pieces(columns, len(rows)))
         except psycopg.errors.UniqueViolation:
             cursor.execute(_STAGE_READING)
             ordinal: Column = (Kind.INT4, np.flatnonzero(inserted))
-            _copy(cursor, _COPY_STAGED_READING, encode([ordinal, *columns], len(rows)))
+            _copy(cursor, _COPY_STAGED_READING, _pieces([ordinal, *columns], len(rows)))
             found = cursor.execute(_INSERT_STAGED_READING, binary=True).fetchone()
             cursor.execute("DELETE FROM pg_temp.reading_stage")
             assert found is not None
@@ -220,10 +221,10 @@ def append_expectations(conn: Connection[Any], batch: ExpectationBatch, signals:
         data = _expectation_rows(batch, signal_id, fresh)
         try:
             with conn.transaction():
-                _copy(cursor, _COPY_EXPECTATION, data)
+                _copy(cursor, _COPY_EXPECTATION, [data])
         except psycopg.errors.UniqueViolation:
             cursor.execute(_STAGE_EXPECTATION)
-            _copy(cursor, _COPY_STAGED_EXPECTATION, data)
+            _copy(cursor, _COPY_STAGED_EXPECTATION, [data])
             written = cursor.execute(_INSERT_STAGED_EXPECTATION).rowcount
             cursor.execute("DELETE FROM pg_temp.expectation_stage")
             return written
@@ -251,10 +252,20 @@ def _expectation_rows(batch: ExpectationBatch, signal_id: NDArray[np.int32], fre
     return b"".join(parts)
 
 
-def _copy(cursor: Cursor[Any], statement: str, rows: bytes) -> None:
-    """Send a whole binary stream."""
+def _copy(cursor: Cursor[Any], statement: str, rows: Iterable[bytes]) -> None:
+    """Send a binary stream."""
     with cursor.copy(statement.encode()) as copy:
-        copy.write(HEADER + rows + TRAILER)
+        copy.write(HEADER)
+        for piece in rows:
+            copy.write(piece)
+        copy.write(TRAILER)
+
+
+def _pieces(columns: Sequence[Column], n: int) -> Iterator[bytes]:
+    """Yield the rows in pieces: the server works on the first while the next is made."""
+    for start in range(0, n, PIECE_ROWS):
+        part = slice(start, start + PIECE_ROWS)
+        yield encode([(kind, values if len(values) == 1 else values[part]) for kind, values in columns], min(PIECE_ROWS, n - start))
 
 
 def _check(n: int, what: str, *instants_us: NDArray[np.int64]) -> None:
