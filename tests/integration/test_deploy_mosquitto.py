@@ -250,7 +250,26 @@ def test_removed_device_is_refused_at_its_next_connection(broker: Broker) -> Non
     assert answer == NOT_AUTHORIZED
 
 
-@pytest.mark.parametrize("device_id", ["", "PR-1", "a/b", "+", "ingest", "crew", "a b"])
+@pytest.mark.parametrize(("device_id", "topic"), [("PL-0042", "senml/lake-works/PL-0042"), ("RTU-017.B", "spBv1.0/north/NDATA/RTU-017.B")])
+def test_device_with_an_id_of_its_maker_publishes_under_it(broker: Broker, device_id: str, topic: str) -> None:
+    with client(broker.port, device_id, broker.add(device_id)) as device:
+        assert device.connected.get(timeout=WAIT_S) == 0
+        assert device.publish(topic) in TAKEN
+        for other in (topic.lower(), topic.replace(".", "x").replace("0042", "0043") + "x"):
+            assert device.publish(other) == NOT_AUTHORIZED, other
+
+
+def test_device_script_takes_a_point_in_an_id_for_a_point(broker: Broker) -> None:
+    password = broker.add("pr-x9")
+    broker.add("pr.x9")
+    assert broker.device("remove", "pr.x9").returncode == 0
+    passwords = (broker.home / "data/devices.passwd").read_text()
+    assert ("pr-x9:" in passwords, "pr.x9:" in passwords) == (True, False)
+    with client(broker.port, "pr-x9", password) as device:
+        assert device.connected.get(timeout=WAIT_S) == 0
+
+
+@pytest.mark.parametrize("device_id", ["", "a/b", "+", "a+", "#", "%u", "a:b", "a\nb", "-a", ".a", "é", "ingest", "crew", "a b", "a" * 65])
 def test_device_script_refuses_ids_that_would_be_more_than_a_device(broker: Broker, device_id: str) -> None:
     done = broker.device("add", device_id)
     assert done.returncode == 2
