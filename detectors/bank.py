@@ -184,7 +184,7 @@ class Bank:
         return tuple(self._lanes)
 
     def lane_channels(self, lane_key: str) -> tuple[int, ...]:
-        """Return the channels that feed a lane: what has to be read to judge a window of it again (flat-line: the late channels suffice)."""
+        """Return the channels that feed a lane: what has to be read to judge a window of it again (flat-line, roughness: the late ones suffice)."""
         lane = self._lanes.get(lane_key)
         return () if lane is None else tuple(c.channel_id for c in lane.channels)
 

@@ -45,10 +45,10 @@ def plan_lanes(
     keys : collection of str, optional
         Only the detectors with these keys.
     channel_ids : collection of int, optional
-        Only these channels are seen by detectors that look at every channel on its own (flat-line).
+        Only these channels are seen by detectors that look at every channel on its own (flat-line, roughness).
     """
     channels = tuple(sorted(registry.channels, key=lambda c: c.channel_id))
-    plan = [*_road(registry, channels), *_sensor(registry, channels, channel_ids)]
+    plan = [*_road(registry, channels, channel_ids), *_sensor(registry, channels, channel_ids)]
     if keys is not None:
         wanted = frozenset(keys)
         plan = [p for p in plan if p.key in wanted]
@@ -95,13 +95,14 @@ def _water(
     return plan
 
 
-def _road(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
+def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
+    wanted = None if channel_ids is None else frozenset(channel_ids)
     by_role: dict[str, list[Channel]] = defaultdict(list)
     rough: dict[str | None, list[Channel]] = defaultdict(list)
     for c in channels:
         by_role[c.role].append(c)
-        if c.role == "roughness" and c.asset_id in assets:
+        if c.role == "roughness" and c.asset_id in assets and (wanted is None or c.channel_id in wanted):
             rough[c.zone_id].append(c)
     plan: list[Planned] = []
     for mine in rough.values():

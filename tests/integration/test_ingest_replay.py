@@ -266,13 +266,13 @@ def test_late_window_judged_twice_writes_nothing_twice(database_url: str) -> Non
     finished(ListSource(late), store)
     later = FixedClock(NOW_AT + timedelta(minutes=2))
     with connect(database_url) as conn:
-        kept = conn.execute("SELECT lane, from_at, to_at, noted_at, readings, channel_ids FROM late_window").fetchall()
+        kept = conn.execute("SELECT site_id, lane, from_at, to_at, noted_at, readings, channel_ids FROM late_window").fetchall()
     assert Rejudge(database_url, None, LaneBanks(), later).work()
     first = findings(database_url)
     with connect(database_url) as conn, conn.cursor() as cursor:
         # as after a crash between judging and forgetting
         cursor.executemany(
-            "INSERT INTO late_window (lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s)", kept
+            "INSERT INTO late_window (site_id, lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s, %s)", kept
         )
     assert Rejudge(database_url, None, LaneBanks(), later).work()
     assert findings(database_url) == first

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
-from underway.model import ReadingBatch, from_us, to_us
-from underway.store.pgcopy import Kind, decode
+from underway.model import HOUR_US, from_us, to_us
 
-WINDOW_ROWS_MAX = 2_000_000
-"""Readings of one window, with what comes before it, that are read at most."""
+TOUCH_US = HOUR_US
+"""Windows of late data that are nearer to each other than this become one."""
+ATTEMPTS_MAX = 5
+"""So often a window is tried before it is given up."""
+BACKOFF_FIRST, BACKOFF_MAX = timedelta(seconds=30), timedelta(hours=1)
+"""Until the second attempt; four times as long before each further one, up to the limit."""
+GIVEN_UP_MAX = 1_000
+"""Windows of a site that were given up and are kept to be seen."""
+ERROR_CHARS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class LateWindow:
     channel_ids: tuple[int, ...] = ()
     noted_at: datetime | None = None
     late_window_id: int = 0
+    attempts: int = 0
 
 
 def save_memory(conn: Connection[Any], rows: Sequence[MemoryRow], saved_at: datetime) -> None:
@@ -120,94 +127,160 @@ def load_clocks(conn: Connection[Any], site_id: str) -> dict[str, int]:
 # windows of late data ------------------------------------------------------------------------------------------------------------------
 
 
-def note_late_windows(conn: Connection[Any], windows: Sequence[LateWindow], noted_at: datetime) -> None:
-    """Write down intervals to be judged again; an interval that touches one that waits for the same lane widens it."""
-    with conn.cursor() as cursor:
-        for window in windows:
+def note_late_windows(conn: Connection[Any], windows: Sequence[LateWindow], noted_at: datetime, site_id: str) -> None:
+    """Write down intervals of a site to be judged again; an interval that touches one that waits for the same lane widens it.
+
+    Notes
+    -----
+    Three statements, however many windows there are. What waits is locked first, so that it cannot be judged and forgotten before it is widened;
+    what was given up is not widened, new data has its own chance.
+    """
+    if not windows:
+        return
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT lane, from_at, to_at, late_window_id FROM late_window WHERE site_id = %s AND lane = ANY(%s) AND given_up_at IS NULL"
+            " ORDER BY late_window_id FOR UPDATE",
+            (site_id, sorted({window.lane for window in windows})),
+        ).fetchall()
+        waiting = [LateWindow(lane, to_us(from_at), to_us(to_at), 0, (), None, number) for lane, from_at, to_at, number in rows]
+        joined = join_windows(waiting, windows)
+        widened = [window for window in joined if window.late_window_id]
+        fresh = [window for window in joined if not window.late_window_id]
+        if widened:
             cursor.execute(
-                "UPDATE late_window SET from_at = least(from_at, %(from)s), to_at = greatest(to_at, %(to)s), readings = readings + %(n)s,"
-                " channel_ids = ARRAY(SELECT DISTINCT unnest(channel_ids || %(channels)s::integer[]) ORDER BY 1), noted_at = %(at)s"
-                " WHERE late_window_id ="
-                " (SELECT late_window_id FROM late_window WHERE lane = %(lane)s AND from_at <= %(to)s + interval '1 hour'"
-                " AND to_at >= %(from)s - interval '1 hour' ORDER BY late_window_id LIMIT 1)",
-                _window(window, noted_at),
+                "UPDATE late_window AS w SET from_at = n.from_at, to_at = n.to_at, readings = w.readings + n.readings, noted_at = %s,"
+                " channel_ids = ARRAY(SELECT DISTINCT unnest(w.channel_ids || n.channel_ids::integer[]) ORDER BY 1)"
+                " FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::bigint[], %s::text[])"
+                " AS n(late_window_id, from_at, to_at, readings, channel_ids) WHERE w.late_window_id = n.late_window_id",
+                (noted_at, [window.late_window_id for window in widened], *_columns(widened)),
             )
-            if cursor.rowcount == 0:
-                cursor.execute(
-                    "INSERT INTO late_window (lane, from_at, to_at, noted_at, readings, channel_ids)"
-                    " VALUES (%(lane)s, %(from)s, %(to)s, %(at)s, %(n)s, %(channels)s)",
-                    _window(window, noted_at),
-                )
+        if fresh:
+            cursor.execute(
+                "INSERT INTO late_window (site_id, noted_at, lane, from_at, to_at, readings, channel_ids)"
+                " SELECT %s, %s, lane, from_at, to_at, readings, channel_ids::integer[]"
+                " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::bigint[], %s::text[])"
+                " AS n(lane, from_at, to_at, readings, channel_ids)",
+                (site_id, noted_at, [window.lane for window in fresh], *_columns(fresh)),
+            )
 
 
-def _window(window: LateWindow, noted_at: datetime) -> dict[str, Any]:
-    return {
-        "lane": window.lane,
-        "from": from_us(window.from_us),
-        "to": from_us(window.to_us),
-        "at": noted_at,
-        "n": window.readings,
-        "channels": list(window.channel_ids),
-    }
+def join_windows(waiting: Sequence[LateWindow], windows: Sequence[LateWindow]) -> list[LateWindow]:
+    """Return what changes when `windows` come: those of `waiting` that become wider, with what is added to them, and those that are new.
+
+    Examples
+    --------
+    >>> hour = 3_600_000_000
+    >>> waits = LateWindow("z1", 0, hour, 0, (), None, 5)
+    >>> news = [LateWindow("z1", hour, 2 * hour, 3, (7,)), LateWindow("z1", 9 * hour, 9 * hour + 1, 1, (7,)), LateWindow("z2", 0, 1, 2, (8, 4))]
+    >>> [(w.late_window_id, w.lane, w.to_us // hour, w.readings, w.channel_ids) for w in join_windows([waits], news)]
+    [(5, 'z1', 2, 3, (7,)), (0, 'z1', 9, 1, (7,)), (0, 'z2', 0, 2, (4, 8))]
+    """
+    of_lane: dict[str, list[LateWindow]] = {}
+    for window in waiting:
+        of_lane.setdefault(window.lane, []).append(window)
+    for new in windows:
+        mine = of_lane.setdefault(new.lane, [])
+        for i, old in enumerate(mine):
+            if old.from_us <= new.to_us + TOUCH_US and old.to_us >= new.from_us - TOUCH_US:
+                channels = tuple(sorted({*old.channel_ids, *new.channel_ids}))
+                span = min(old.from_us, new.from_us), max(old.to_us, new.to_us)
+                mine[i] = LateWindow(old.lane, *span, old.readings + new.readings, channels, None, old.late_window_id)
+                break
+        else:
+            mine.append(replace(new, channel_ids=tuple(sorted({*new.channel_ids})), late_window_id=0))
+    return [window for mine in of_lane.values() for window in mine if window.readings or not window.late_window_id]
 
 
-def take_late_window(conn: Connection[Any], settled_before: datetime) -> LateWindow | None:
-    """Return a window that nothing was added to since `settled_before`, the longest waiting first; it stays until `drop_late_window`."""
+def _columns(windows: Sequence[LateWindow]) -> tuple[list[datetime], list[datetime], list[int], list[str]]:
+    """Return the columns of windows; PostgreSQL has no arrays of arrays of different lengths, so the channels of each are text."""
+    return (
+        [from_us(window.from_us) for window in windows],
+        [from_us(window.to_us) for window in windows],
+        [window.readings for window in windows],
+        ["{" + ",".join(map(str, window.channel_ids)) + "}" for window in windows],
+    )
+
+
+def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: datetime, site_id: str) -> LateWindow | None:
+    """Begin an attempt at a window of a site that nothing was added to since `settled_before`, the longest waiting first.
+
+    It stays until `drop_late_window`. The attempt is counted and the next one put off before this one begins, so that a window that kills the
+    process does so a few times only, and the others have their turn.
+    """
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
-            "SELECT lane, from_at, to_at, readings, channel_ids, noted_at, late_window_id FROM late_window WHERE noted_at <= %s"
-            " ORDER BY noted_at, late_window_id LIMIT 1",
-            (settled_before,),
+            "UPDATE late_window SET attempts = attempts + 1, next_at = %(now)s + least(%(longest)s, %(first)s * power(4, attempts))"
+            " WHERE late_window_id ="
+            " (SELECT late_window_id FROM late_window WHERE site_id = %(site)s AND noted_at <= %(settled)s AND given_up_at IS NULL"
+            " AND attempts < %(most)s AND (next_at IS NULL OR next_at <= %(now)s)"
+            " ORDER BY coalesce(next_at, noted_at), late_window_id LIMIT 1 FOR UPDATE SKIP LOCKED)"
+            " RETURNING lane, from_at, to_at, readings, channel_ids, noted_at, late_window_id, attempts",
+            {
+                "now": now_at,
+                "longest": BACKOFF_MAX,
+                "first": BACKOFF_FIRST,
+                "site": site_id,
+                "settled": settled_before,
+                "most": ATTEMPTS_MAX,
+            },
         ).fetchone()
     return None if row is None else LateWindow(row[0], to_us(row[1]), to_us(row[2]), row[3], tuple(row[4]), *row[5:])
 
 
 def drop_late_window(conn: Connection[Any], window: LateWindow) -> bool:
-    """Forget a window that was judged; False when something was added to it meanwhile: then it is judged once more."""
-    return (
+    """Forget a window that was judged; False when something was added to it meanwhile: then it is judged once more, as if for the first time."""
+    gone = conn.execute(
+        "DELETE FROM late_window WHERE late_window_id = %s AND noted_at = %s AND readings = %s",
+        (window.late_window_id, window.noted_at, window.readings),
+    ).rowcount
+    if not gone:
         conn.execute(
-            "DELETE FROM late_window WHERE late_window_id = %s AND noted_at = %s AND readings = %s",
-            (window.late_window_id, window.noted_at, window.readings),
-        ).rowcount
-        > 0
+            "UPDATE late_window SET attempts = 0, next_at = NULL, last_error = '' WHERE late_window_id = %s", (window.late_window_id,)
+        )
+    return gone > 0
+
+
+def return_late_window(conn: Connection[Any], window: LateWindow) -> None:
+    """Take an attempt back that was not brought to an end, by nobody's fault."""
+    conn.execute(
+        "UPDATE late_window SET attempts = greatest(attempts - 1, 0), next_at = NULL WHERE late_window_id = %s", (window.late_window_id,)
     )
 
 
-def late_windows_waiting(conn: Connection[Any]) -> int:
-    """Return how many windows wait."""
-    row = conn.execute("SELECT count(*) FROM late_window").fetchone()
-    return 0 if row is None else int(row[0])
+def note_late_failure(conn: Connection[Any], window: LateWindow, error: str, now_at: datetime) -> None:
+    """Note why an attempt failed, and count the time until the next one from now."""
+    conn.execute(
+        "UPDATE late_window SET last_error = %s, next_at = %s + least(%s, %s * power(4, attempts - 1)) WHERE late_window_id = %s",
+        (error.replace("\0", "")[:ERROR_CHARS_MAX], now_at, BACKOFF_MAX, BACKOFF_FIRST, window.late_window_id),
+    )
 
 
-_WINDOW_COLUMNS = {
-    "channel_id": Kind.INT4,
-    "observed_us": Kind.INSTANT,
-    "received_us": Kind.INSTANT,
-    "value": Kind.FLOAT8,
-    "quality": Kind.INT2,
-    "reason": Kind.INT2,
-    "flags": Kind.INT2,
-    "clock_offset_ms": Kind.INT4,
-}
-_COPY_WINDOW = (
-    b"COPY (SELECT channel_id, observed_at, received_at, value, quality, reason, flags, clock_offset_ms FROM reading"
-    b" WHERE channel_id = ANY(%s) AND observed_at >= %s AND observed_at < %s ORDER BY observed_at, channel_id LIMIT %s)"
-    b" TO STDOUT (FORMAT binary)"
-)
+def give_up_late_windows(conn: Connection[Any], now_at: datetime, site_id: str) -> list[tuple[LateWindow, str]]:
+    """Give windows of a site up that had all their attempts, while none is under way; return them with their last error.
 
-
-def readings_between(conn: Connection[Any], channel_ids: Sequence[int], begin_us: int, end_us: int) -> ReadingBatch:
-    """Return the stored readings of some channels in an interval of event time, in event order; `end_us` is outside.
-
-    At most `WINDOW_ROWS_MAX` rows come, the first ones.
+    They stay in the table to be seen, the `GIVEN_UP_MAX` last ones.
     """
-    # what the clock was ahead by is at most a day and some hours: the stored key lies that much later
-    margin_us = 27 * 3_600_000_000
-    with (
-        conn.cursor() as cursor,
-        cursor.copy(_COPY_WINDOW, (list(channel_ids), from_us(begin_us), from_us(end_us + margin_us), WINDOW_ROWS_MAX)) as copy,
-    ):
-        columns = decode(b"".join(bytes(part) for part in copy), _WINDOW_COLUMNS)
-    columns.update({name: columns[name].astype("u1") for name in ("quality", "reason", "flags")})
-    batch = ReadingBatch(**columns).in_event_time()
-    return batch.take((batch.observed_us >= begin_us) & (batch.observed_us < end_us)).in_event_order()
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "UPDATE late_window SET given_up_at = %s, last_error = coalesce(nullif(last_error, ''), 'ingest ended while it was judged')"
+            " WHERE site_id = %s AND given_up_at IS NULL AND attempts >= %s"
+            " RETURNING last_error, lane, from_at, to_at, readings, channel_ids, noted_at, late_window_id, attempts",
+            (now_at, site_id, ATTEMPTS_MAX),
+        ).fetchall()
+        if rows:
+            cursor.execute(
+                "DELETE FROM late_window WHERE late_window_id IN (SELECT late_window_id FROM late_window"
+                " WHERE site_id = %s AND given_up_at IS NOT NULL ORDER BY given_up_at DESC, late_window_id DESC OFFSET %s)",
+                (site_id, GIVEN_UP_MAX),
+            )
+    return [(LateWindow(row[1], to_us(row[2]), to_us(row[3]), row[4], tuple(row[5]), *row[6:]), row[0]) for row in rows]
+
+
+def count_late_windows(conn: Connection[Any], site_id: str) -> tuple[int, int]:
+    """Return how many windows of a site wait, and how many were given up."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(
+            "SELECT count(*) FILTER (WHERE given_up_at IS NULL), count(given_up_at) FROM late_window WHERE site_id = %s", (site_id,)
+        ).fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
