@@ -61,7 +61,15 @@ def _rows(base_url: str) -> list[Row]:
         ),
         (
             "Data",
-            [panels.reading_rate(), panels.lag(), panels.batches(), panels.completeness(), panels.quarantine(), panels.services()],
+            [
+                panels.reading_rate(),
+                panels.lag(),
+                panels.batches(),
+                panels.completeness(),
+                panels.quarantine(),
+                panels.services(),
+                panels.devices_in_trouble(),
+            ],
         ),
     ]
 

@@ -949,6 +949,31 @@ FROM service_status ORDER BY 1 LIMIT 50
     )
 
 
+def devices_in_trouble() -> table.Panel:
+    """Return the devices that are offline by their death, and those whose clock is corrected."""
+    return (
+        _table(
+            "Devices that are gone or whose clock is wrong",
+            "Gone: the device or its edge node reported its death and no birth since; its last values are stale. Visit it, or its gateway first "
+            "when several went at the same moment. Wrong clock: it is ahead by so much, readings keep its time and detectors take the offset off; "
+            "set it right.",
+            """
+SELECT d.device_id AS "Device", w.what AS "What", w.since_at AS "Since", w.ahead_s AS "Clock ahead", w.why AS "Why", d.model AS "Model",
+       d.dialect AS "Dialect"
+FROM (SELECT device_id, 'gone' AS what, since_at, NULL::double precision AS ahead_s, reason AS why FROM device_presence WHERE NOT online
+      UNION ALL SELECT device_id, 'wrong clock', since_at, offset_ms::double precision / 1000, 'its messages come before their own time'
+      FROM device_clock WHERE offset_ms <> 0) w
+JOIN device d USING (device_id) WHERE d.status = 'active' ORDER BY w.what, w.since_at DESC, d.device_id LIMIT 200
+""",
+            {"Device": 180, "What": 110, "Since": 160, "Clock ahead": 110, "Dialect": 110},
+        )
+        .span(24)
+        .height(8)
+        .no_value("no device is gone, and no clock is known to be wrong")
+        .override_by_name("Clock ahead", [value("unit", "s"), value("decimals", 0)])
+    )
+
+
 def event_feed() -> table.Panel:
     """Return the latest steps of all lifecycles."""
     return (

@@ -317,6 +317,12 @@ def _save_health(conn: psycopg.Connection[Any]) -> None:
            ON CONFLICT (service) DO NOTHING""",
         (json.dumps({"state": "running", "broker": "connected", "queued": 0, "commit_ms": 61.4, "readings": 12_000, "lag_s": 0.4}),),
     )
+    devices = [row[0] for row in conn.execute("SELECT device_id FROM device WHERE status = 'active' ORDER BY device_id LIMIT 2")]
+    conn.execute(
+        "INSERT INTO device_presence VALUES (%s, false, %s, 'node_death'), (%s, true, %s, 'birth')",
+        (devices[0], NOW_AT - timedelta(hours=2), devices[1], NOW_AT),
+    )
+    conn.execute("INSERT INTO device_clock VALUES (%s, 3600000, %s), (%s, 0, %s)", (devices[1], NOW_AT, devices[0], NOW_AT))
     conn.execute("INSERT INTO town_clock (town_at, wall_at, speed, ahead_s_max) VALUES (%s, now(), 1, 60)", (NOW_AT,))
 
 

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from grafana import PanelResult, check_panels, render
 from grafana.check import queries
 from grafana.macros import Scope, expand
-from underway.store.migrate import migrate
+from underway.store.migrate import migrate, packaged_migrations
 
 pytestmark = pytest.mark.integration
 
@@ -139,6 +139,37 @@ def test_board_alarm_derives_the_state_of_isa_18_2(
             (condition, ack, suppression, normal),
         )
         assert conn.execute("SELECT state, rank FROM board_alarm WHERE alarm_type = 'test'").fetchone() == (state, 1)
+
+
+def test_devices_in_trouble_are_the_active_ones_that_are_gone_or_ahead(conn: psycopg.Connection[Any]) -> None:
+    query = next(q for q in queries(render()["underway-operations.json"]) if q.title == "Devices that are gone or whose clock is wrong")
+    sql = expand(query.sql, Scope(grafana_seed.FROM_AT, grafana_seed.NOW_AT)).encode()
+    first, second = [row[0] for row in conn.execute("SELECT device_id FROM device ORDER BY device_id LIMIT 2")]
+    with conn.transaction(force_rollback=True), conn.cursor(row_factory=dict_row) as cursor:
+        shown = [(row["Device"], row["What"], row["Clock ahead"], row["Why"]) for row in cursor.execute(sql)]
+        assert shown == [
+            (first, "gone", None, "node_death"),
+            (second, "wrong clock", 3600.0, "its messages come before their own time"),
+        ]
+        cursor.execute("UPDATE device SET status = 'retired' WHERE device_id = %s", (first,))
+        assert [row["Device"] for row in cursor.execute(sql)] == [second]
+
+
+def test_migrate_gives_readers_of_the_dashboards_the_tables_that_came_later(conn: psycopg.Connection[Any], empty_database_url: str) -> None:
+    later = next(n for n, migration in enumerate(packaged_migrations()) if migration.label.endswith("_board_devices.sql"))
+    conn.execute(f"CREATE ROLE {READER}".encode())
+    try:
+        with psycopg.connect(empty_database_url, autocommit=True) as other:
+            for number, migration in enumerate(packaged_migrations()):
+                if number == later:
+                    other.execute(f"SELECT board_grant('{READER}')".encode())
+                other.execute(migration.sql.encode())
+            other.execute(f"SET ROLE {READER}".encode())
+            assert other.execute("SELECT (SELECT count(*) FROM device_presence) + (SELECT count(*) FROM device_clock)").fetchone() == (0,)
+            other.execute("RESET ROLE")
+            other.execute(f"DROP OWNED BY {READER}".encode())
+    finally:
+        conn.execute(f"DROP ROLE {READER}".encode())
 
 
 def test_board_now_follows_the_town_and_never_runs_ahead_of_it(conn: psycopg.Connection[Any]) -> None:
