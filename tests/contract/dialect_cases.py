@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ingest.decoded import ADDRESS_CHARS_MAX, FAULTS_MAX, SAMPLES_MAX, UNIT_CHARS_MAX, Decoded
-from ingest.dialects import DIALECTS, Decode, decode
+from ingest.decoded import ADDRESS_CHARS_MAX, FAULTS_MAX, SAMPLES_MAX, UNIT_CHARS_MAX, Decode, Decoded
+from ingest.dialects import DIALECTS, decode
 from underway.model import Quality, QualityReason, from_us
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +137,11 @@ def examples(page: str) -> Iterator[Example]:
         lines = [tuple(cell.strip().strip("`") for cell in line.strip().strip("|").split("|")) for line in found["table"].splitlines()]
         assert not lines or lines[0] == HEADER, f"the table of readings must have the columns {HEADER}, got {lines[0]}"
         yield Example(found["topic"], found["device"], payload_of(found["kind"], found["payload"]), tuple(lines[2:]))
+
+
+def registrations(page: str) -> list[tuple[str, str]]:
+    """Return name and text of each YAML file of devices that stands on a page."""
+    return re.findall(r"File `([^`\n]+\.yaml)`:\n\n```yaml\n(.*?)```", page, re.S)
 
 
 def payload_of(kind: str, text: str) -> bytes:

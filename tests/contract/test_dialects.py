@@ -9,21 +9,24 @@ import shlex
 import tracemalloc
 import types
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
-from dialect_cases import PAGES, ROOT, Example, case_folders, check_laws, examples, plain, read_case, table_rows
+import yaml
+from dialect_cases import PAGES, ROOT, Example, case_folders, check_laws, examples, plain, read_case, registrations, table_rows, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.decoded import PAYLOAD_BYTES_MAX
 from ingest.dialects import DIALECTS, Dialect, decode, dialect_of
-from underway.model import FaultReason
+from underway.app.devices_fields import normal_address
+from underway.model import FaultReason, to_us
 
-TOPIC = "uw/town/pr-113/telemetry"
+TOPIC = "uw/north/pr-113/telemetry"
 BY_NAME = {d.name: d for d in DIALECTS}
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
 PLAUSIBLE = {d.name: sorted({read_case(path)[0] for path in case_folders(d.name)}) for d in DIALECTS}
@@ -233,8 +236,14 @@ def test_page_shows_readings_and_a_command_to_try(dialect: Dialect) -> None:
     assert f"]({dialect.name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
 
 
+SITE = {"site_id": "north", "name": "North Water", "timezone": "Europe/Berlin", "latitude": 52.52, "longitude": 13.40}
 QOS = {"sparkplug": ("0", "1"), "thethings": ("0", "1")}
 """The quality of service that devices of a dialect use; 1 for all others."""
+
+
+PASTED_AT = datetime(2026, 3, 1, 2, 15, tzinfo=UTC)
+SHELL = {"'$(date -u +%FT%TZ)'": "2026-03-01T02:15:00Z", "'$(date +%s)'": str(int(PASTED_AT.timestamp()))}
+"""What a shell puts in place of the time, as if a line were pasted then."""
 
 
 def commands(page: str) -> list[tuple[dict[str, str], bytes | None]]:
@@ -244,6 +253,8 @@ def commands(page: str) -> list[tuple[dict[str, str], bytes | None]]:
         for line in block.replace("\\\n", " ").splitlines():
             if "mosquitto_pub" not in line:
                 continue
+            for written, value in SHELL.items():
+                line = line.replace(written, value)
             words = shlex.split(line.removeprefix("$ "))
             at = words.index("mosquitto_pub")
             options = {words[i]: words[i + 1] if i + 1 < len(words) else "" for i in range(at + 1, len(words)) if words[i].startswith("-")}
@@ -275,6 +286,38 @@ def test_page_command_publishes_what_its_dialect_understands(dialect: Dialect, o
         decoded = check_laws(dialect.decode, options["-t"], payload)
         assert len(decoded) or decoded.announcement is not None or decoded.more is not None
         assert not decoded.faults
+        for us, from_reception in zip(decoded.observed_us, whole(decoded.from_reception, decoded), strict=True):
+            assert from_reception or us == to_us(PASTED_AT), "a line must work on any day: $(date -u +%FT%TZ), or no time"
+
+
+@each_dialect
+def test_page_registers_the_devices_and_channels_that_its_commands_speak_of(dialect: Dialect) -> None:
+    page = page_of(dialect)
+    ((name, text),) = registrations(page)
+    assert f"\nunderway device import {name}\n" in page[page.index(text) : page.index("mosquitto_pub", page.index(text))]
+    document = yaml.safe_load(text)
+    assert document["site"] == SITE
+    heard: dict[str, set[str]] = {}
+    for options, payload in commands(page):
+        if payload is not None:
+            decoded = dialect.decode(options["-t"], payload)
+            assert decoded.device is not None
+            heard.setdefault(decoded.device, set()).update(c for c in decoded.channel if not c.startswith("#"))
+    assert heard == {
+        normal_address(dialect.name, str(device.get("address", device["device_id"]))): {
+            c.get("address", c["name"]) for c in device["channels"]
+        }
+        for device in document["devices"]
+    }
+
+
+def test_pages_register_devices_of_one_site_under_ids_of_their_own() -> None:
+    ids = [d["device_id"] for x in DIALECTS for _, text in registrations(page_of(x)) for d in yaml.safe_load(text)["devices"]]
+    assert len(ids) >= len(DIALECTS)
+    assert len(set(ids)) == len(ids)
+    ((_, first),) = [found for found in registrations((ROOT / "docs" / "devices.md").read_text(encoding="utf-8")) if "site:" in found[1]]
+    assert yaml.safe_load(first)["site"] == SITE
+    assert not set(ids) & {d["device_id"] for d in yaml.safe_load(first)["devices"]}
 
 
 README = (PAGES / "README.md").read_text(encoding="utf-8")
