@@ -118,7 +118,7 @@ def judge_window(
     return [dataclasses.replace(finding, historical=True) for finding in found]
 
 
-def device_groups(registry: Registry, channel_ids: Sequence[int], channels_max: int = CHANNELS_MAX) -> list[Registry]:
+def device_groups(registry: Registry, channel_ids: Sequence[int], channels_max: int) -> list[Registry]:
     """Return parts of a registry with at most so many of some channels, all channels of a device in one part.
 
     A device speaks for its channels together, so they are not torn apart; one with more channels than that has a part of its own. Channels that
@@ -283,7 +283,7 @@ class Rejudge:
 
     def _judge(self, window: LateWindow, book: AddressBook) -> list[Finding]:
         """Return what is new in a window; a lane that looks at each channel on its own is judged a group of channels at a time."""
-        groups = device_groups(book.registry, window.channel_ids)
+        groups = device_groups(book.registry, window.channel_ids, CHANNELS_MAX)
         if len(groups) < 2:
             return self._judge_some(window, book, book.registry, window.channel_ids)[0]
         found: list[Finding] = []

@@ -147,3 +147,10 @@ def test_section_of_one_thing_that_is_wrong_says_it_in_one_sentence(found: Inges
 )
 def test_section_of_what_is_no_problem_says_none(found: IngestHealth) -> None:
     assert told(found) == []
+
+
+def test_section_late_data_that_was_given_up_is_counted_and_told_with_its_error() -> None:
+    lost = replace(WELL, late_given_up=3, late_error="ZeroDivisionError: no flow")
+    section, (problem,) = ingest_section(lost, NOW_AT)
+    assert section["late data"] == "2 windows wait to be judged again, 3 given up"
+    assert problem.startswith("late data must be judged again, 3 windows of it are given up (the last for: ZeroDivisionError: no flow);")
