@@ -43,7 +43,8 @@ class ClockBook:
     -----
     Nothing can be observed after it was received, so the newest observation of a message minus its reception is the offset of the clock minus
     the delay on the way, and the largest of the last five such differences is the estimate, one in 3 s at most. It is believed when the five
-    agree within 30 s and were received over at least 10 s: what a buffer sends after an outage does not agree, it catches up. Below 5 s, and when negative, it is 0.
+    agree within 30 s and were received over at least 10 s: what a buffer sends after an outage does not agree, it catches up. Below 5 s,
+    and when negative, it is 0.
 
     `offset_ms` answers from what was learned before; `learn` is called after the commit, so that a batch that is tried again is learned once.
 

@@ -118,7 +118,10 @@ def test_command_in_docs_exists(document: str, words: tuple[str, ...], monkeypat
 
 def test_every_command_is_documented() -> None:
     """A command that no document names is a command that nobody finds."""
-    named = {words[: 2 if words and words[0] in {"db", "grafana", "account", "device", "quarantine", "bench"} else 1] for _, words in documented_commands()}
+    named = {
+        words[: 2 if words and words[0] in {"db", "grafana", "account", "device", "quarantine", "bench"} else 1]
+        for _, words in documented_commands()
+    }
 
     def paths(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         for name, sub in command.commands.items():

@@ -237,7 +237,9 @@ def test_late_data_is_flagged_judged_again_and_dated(database_url: str) -> None:
     assert not {row for row in findings(database_url) if row[1] == "leak.burst"}, "without its meter the burst is not seen"
     finished(ListSource(late), store)
     with connect(database_url) as conn:
-        flagged = conn.execute("SELECT count(*) FROM reading JOIN channel USING (channel_id) WHERE device_id = 'fm-1' AND flags & 1 = 1").fetchone()
+        flagged = conn.execute(
+            "SELECT count(*) FROM reading JOIN channel USING (channel_id) WHERE device_id = 'fm-1' AND flags & 1 = 1"
+        ).fetchone()
         windows = conn.execute("SELECT lane, readings FROM late_window ORDER BY lane").fetchall()
     assert flagged is not None
     assert flagged[0] >= len(late) - 3, "the first readings of the day are inside the window that the zone waits"
@@ -272,7 +274,8 @@ def test_late_window_judged_twice_writes_nothing_twice(database_url: str) -> Non
     with connect(database_url) as conn, conn.cursor() as cursor:
         # as after a crash between judging and forgetting
         cursor.executemany(
-            "INSERT INTO late_window (site_id, lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s, %s)", kept
+            "INSERT INTO late_window (site_id, lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            kept,
         )
     assert Rejudge(database_url, None, LaneBanks(), later).work()
     assert findings(database_url) == first
