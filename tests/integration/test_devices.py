@@ -21,7 +21,16 @@ from underway.app.cli import app
 from underway.app.devices import BEFORE_FIRST_HEARD, PROBLEMS_SHOWN_MAX, RegistrationError, accept, register
 from underway.app.devices_fields import ROLES
 from underway.app.devices_plan import Plan
-from underway.app.devices_read import CHANNEL_FIELDS, CSV_CHANNEL, DEVICE_FIELDS, FILE_BYTES_MAX, RECORDS_MAX, Problems, read_document
+from underway.app.devices_read import (
+    CHANNEL_FIELDS,
+    CSV_CHANNEL,
+    DEPTH_MAX,
+    DEVICE_FIELDS,
+    FILE_BYTES_MAX,
+    RECORDS_MAX,
+    Problems,
+    read_document,
+)
 from underway.app.devices_values import ATTRIBUTES_MAX
 from underway.app.intake import Item
 from underway.app.strangers import Strangers
@@ -497,5 +506,13 @@ def test_page_of_devices_names_every_field_quantity_role_and_limit() -> None:
     words = set(re.findall(r"[\w.]+", PAGE))
     named = {*DEVICE_FIELDS, *CHANNEL_FIELDS, *ROLES, *CSV_CHANNEL, *(quantity.value for quantity in Quantity)}
     assert sorted(named - words) == []
-    for number in (PENDING_MAX, CHANNELS_MAX, FILE_BYTES_MAX // 2**20, f"{RECORDS_MAX:,}", ATTRIBUTES_MAX, PROBLEMS_SHOWN_MAX):
+    for number in (
+        PENDING_MAX,
+        CHANNELS_MAX,
+        FILE_BYTES_MAX // 2**20,
+        f"{RECORDS_MAX:,}",
+        ATTRIBUTES_MAX,
+        PROBLEMS_SHOWN_MAX,
+        f"{DEPTH_MAX} levels",
+    ):
         assert str(number) in PAGE
