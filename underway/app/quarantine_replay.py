@@ -186,7 +186,10 @@ class Publisher:
         if parts.username:
             client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if parts.scheme == "mqtts":
-            client.tls_set(ca_certs=self._ca_file or None)
+            try:
+                client.tls_set(ca_certs=self._ca_file or None)
+            except OSError as error:  # ssl.SSLError is one
+                return f"UNDERWAY_MQTT_CA_FILE must name a readable file of certificates, got {self._ca_file!r} ({error.strerror or error})"
         answer: list[str] = []
 
         def connected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
