@@ -174,6 +174,11 @@ class Bank:
         return sum(int(np.sum(feed.lanes.late_rows)) for feed in self._feeds)
 
     @property
+    def crowded_rows(self) -> int:
+        """Return how many rows were not kept because their grid time had enough of their channel, over all lanes."""
+        return sum(int(np.sum(feed.lanes.crowded_rows)) for feed in self._feeds if isinstance(feed.lanes, GridLanes))
+
+    @property
     def waiting_rows(self) -> int:
         """Return how many rows wait in reorder windows for the gap before them."""
         return sum(feed.lanes.waiting_rows for feed in self._feeds if isinstance(feed.lanes, ReorderLane))
@@ -318,6 +323,7 @@ class Bank:
             "parts": len(self._plan.names),
             "waiting": self.waiting_rows,
             "late_rows": self.late_rows,
+            "crowded_rows": self.crowded_rows,
             "bad_rows": self.bad_rows,
             "unknown_rows": self.unknown_rows,
             "begun_anew": len(self.restored.fresh),

@@ -22,7 +22,7 @@ import numpy as np
 from detectors.contract import NEVER_US, BankOutput, BoolArray, FleetDetector, FloatArray, FrameDetector, Frames, IntArray, merge_outputs
 from detectors.segments import Once, first_of_each, newest_before, ranges
 from detectors.snapshot import pack, unpack
-from detectors.waiting import RowPool, Waiting
+from detectors.waiting import RowPool, Waiting, rows_a_slot
 from underway.model import HOUR_US, MINUTE_US, Channel, Hold
 
 STALL_LIVE_US = 15 * MINUTE_US
@@ -52,6 +52,7 @@ class _Verdict:
     lane_of_row: IntArray
     cells: IntArray
     on_time: BoolArray
+    bucket: IntArray
     newest_us: IntArray
     received_us: IntArray
     live_us: IntArray
@@ -73,7 +74,9 @@ class GridLanes:
     Notes
     -----
     Cost: some thirty passes over the rows and over the channels of the lanes that a batch touches; row by row only where the module's text says so.
-    State: 24 bytes a channel, and the rows of grid times that are not judged yet (24 h at most while history comes in, 20 min while live).
+    State: 24 bytes a channel, and the rows of grid times that are not judged yet (24 h at most while history comes in, 20 min while live), 21 bytes
+    each. Of one grid time a channel has `detectors.waiting.rows_a_slot` rows at most, the first that came, and a lane `LANE_ROWS_MAX` in all or one
+    a channel and grid time; what is beyond is counted in `crowded_rows` and not judged. It moves the watermark as every row does.
     """
 
     def __init__(self, grid_us: int, lanes: Sequence[tuple[FrameDetector, Sequence[Channel]]]) -> None:
@@ -91,7 +94,11 @@ class GridLanes:
         self.clock_us = np.full(len(lanes), NEVER_US, np.int64)
         self.closed = np.full(len(lanes), NEVER_US, np.int64)
         self.late_rows = np.zeros(len(lanes), np.int64)
-        self._pool = RowPool(cells)
+        self.crowded_rows = np.zeros(len(lanes), np.int64)
+        # the watermark is 24 h behind the newest reading at most, its bucket and the newest one may have begun
+        slots = STALL_HISTORY_US // grid_us + 2
+        shares = [rows_a_slot(self.interval_us[a : a + n], grid_us, slots) for a, n in zip(self.start, self.width, strict=True)]
+        self._pool = RowPool(np.concatenate(shares) if shares else np.empty(0, np.int64))
         self._once = Once(cells)
         # what `late` has worked out, for the step that follows with the same rows
         self._looked: tuple[GridRows, _Verdict] | None = None
@@ -132,14 +139,19 @@ class GridLanes:
         if late.any():
             self.late_rows += np.bincount(lanes[v.lane_of_row[late]], minlength=len(self.width))
             keep = v.on_time
-            self._pool.put(rows.cell[keep], rows.at_us[keep], rows.value[keep], rows.behind[keep])
+            self._put(rows.cell[keep], v.bucket[keep], rows.at_us[keep], rows.value[keep], rows.behind[keep])
         else:
-            self._pool.put(rows.cell, rows.at_us, rows.value, rows.behind)
+            self._put(rows.cell, v.bucket, rows.at_us, rows.value, rows.behind)
         self.newest_us[v.cells], self.received_us[v.cells] = v.newest_us, v.received_us
         self.live_us[lanes], self.any_us[lanes], self.clock_us[lanes] = v.live_us, v.any_us, v.clock_us
         moved = lanes[v.closed > self.closed[lanes]]
         self.closed[lanes] = v.closed
         return self._judge(moved) if len(moved) and len(self._pool) else merge_outputs(())
+
+    def _put(self, cell: IntArray, bucket: IntArray, at: IntArray, value: FloatArray, behind: BoolArray) -> None:
+        crowded = self._pool.put(cell, bucket, at, value, behind)
+        if len(crowded):
+            self.crowded_rows += np.bincount(self.lane_of_cell[crowded], minlength=len(self.width))
 
     def late(self, rows: GridRows) -> BoolArray:
         """Return which rows `step` would refuse because their grid time is judged; changes nothing."""
@@ -212,7 +224,7 @@ class GridLanes:
             on_time |= sure
             if unclear.any():
                 slow[mine[unclear]] = True
-        verdict = _Verdict(lanes, mine, cells, on_time, newest_end, heard_end, live_end, seen_end, clock_end, closed_end)
+        verdict = _Verdict(lanes, mine, cells, on_time, bucket, newest_end, heard_end, live_end, seen_end, clock_end, closed_end)
         if slow.any():
             self._follow(rows, verdict, np.flatnonzero(slow), offset, own, (newest, heard, live, seen, clock, closed))
         return verdict
@@ -240,29 +252,17 @@ class GridLanes:
 
     def _judge(self, moved: IntArray) -> BankOutput:
         """Make the frames of the grid times that are due in lanes whose watermark moved, and have them judged."""
-        rows = self._pool.take(ranges(self.start[moved], self.width[moved]))
-        cell, at, value, behind = rows
+        cells = ranges(self.start[moved], self.width[moved])
+        cell, bucket, at, value, behind = self._pool.take(cells, self.closed[self.lane_of_cell[cells]])
         if not len(cell):
             return merge_outputs(())
         lane = self.lane_of_cell[cell]
-        bucket = (at + self.half_us) // self.grid_us
-        due = bucket <= self.closed[lane]
-        if not due.all():
-            rest = ~due
-            self._pool.put(cell[rest], at[rest], value[rest], behind[rest])
-            cell, at, value, behind, lane, bucket = cell[due], at[due], value[due], behind[due], lane[due], bucket[due]
-            if not len(cell):
-                return merge_outputs(())
         low = int(bucket.min())
         span = int(bucket.max()) - low + 1
         frame_key = lane * span + (bucket - low)
         if not ((frame_key[1:] >= frame_key[:-1]).all() and (cell[1:] > cell[:-1]).all()):
             order = np.lexsort((at, cell, frame_key))
-            cell, at, value, behind, frame_key = cell[order], at[order], value[order], behind[order], frame_key[order]
-            again = ~(first_of_each(cell) | first_of_each(at))
-            if again.any():
-                keep = ~again
-                cell, value, behind, frame_key = cell[keep], value[keep], behind[keep], frame_key[keep]
+            cell, value, behind, frame_key = cell[order], value[order], behind[order], frame_key[order]
         first = first_of_each(frame_key)
         frame = np.cumsum(first) - 1
         frame_lane, frame_at = np.divmod(frame_key[first], span)
@@ -328,6 +328,7 @@ class GridLanes:
                 "clock": int(self.clock_us[lane]),
                 "closed": int(self.closed[lane]),
                 "late": int(self.late_rows[lane]),
+                "crowded": int(self.crowded_rows[lane]),
                 "column": (rows.cell - a).astype(np.int32),
                 "at": rows.at_us,
                 "value": rows.value,
@@ -345,8 +346,10 @@ class GridLanes:
         self.newest_us[a:b], self.received_us[a:b] = s["newest"], s["received"]
         self.live_us[lane], self.any_us[lane], self.clock_us[lane] = s["live"], s["any"], s["clock"]
         self.closed[lane], self.late_rows[lane] = s["closed"], s["late"]
-        self._pool.take(np.arange(a, b))
-        self._pool.put(s["column"].astype(np.int64) + a, s["at"], s["value"], s["behind"])
+        # a state without the count was saved before there was a limit: it may hold more rows than there is room for
+        self.crowded_rows[lane] = s.get("crowded", 0)
+        self._pool.forget(np.arange(a, b))
+        self._put(s["column"].astype(np.int64) + a, (s["at"] + self.half_us) // self.grid_us, s["at"], s["value"], s["behind"])
         self.detectors[lane].restore(s["detector"])
 
 

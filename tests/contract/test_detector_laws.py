@@ -229,6 +229,41 @@ def test_law_splitting_a_batch_in_disorder_anywhere_changes_nothing(name: str, d
     assert whole.state() == split.state()
 
 
+def crowded(batch: ReadingBatch, channel_id: int, silent_id: int, times: int) -> ReadingBatch:
+    """Return the rows with many more of one channel, each at an instant of its own, while another is silent now and then; in event order."""
+    hour = (batch.observed_us - batch.observed_us[0]) // 3_600_000_000
+    batch = batch.take((batch.channel_id != silent_id) | (hour % 2 == 0))
+    few = batch.take(batch.channel_id == channel_id)
+    n = len(few)
+    many = few.take(np.repeat(np.arange(n), times))
+    more = np.tile(np.arange(1, times + 1) * 500_000, n)
+    many = ReadingBatch(
+        many.channel_id, many.observed_us + more, many.received_us + more, many.value, many.quality, many.reason, many.flags
+    )
+    return ReadingBatch.concat([batch, many]).in_event_order()
+
+
+@pytest.mark.parametrize("name", [BANK, "zone-inflow@1/z1", "drain-level@1/dr-01/dr-1.level"])
+@few
+@given(draw=st.data(), seed=seeds)
+def test_law_splitting_a_crowded_batch_anywhere_changes_nothing_nor_do_duplicates(name: str, draw: st.DataObject, seed: int) -> None:
+    tail = faulty_tail(seed % 4)
+    mad, silent = (12, 13) if name.startswith("drain") else (3, 2)
+    batch = crowded(tail.take(slice(0, len(tail) // 3)), mad, silent, 150)
+    batch = disordered(batch, seed, 0.01)
+    whole, split, doubled = experienced(name), experienced(name), experienced(name)
+    edges = cuts(draw, len(batch))
+    expected = plain([whole.step(batch)])
+    assert whole.crowded_rows > 100
+    assert whole.facts()["crowded_rows"] == whole.crowded_rows
+    assert plain([split.step(batch.take(slice(a, b))) for a, b in itertools.pairwise(edges)]) == expected
+    assert whole.state() == split.state()
+    again = np.flatnonzero(np.random.default_rng(seed).random(len(batch)) < 0.1)
+    order = np.argsort(np.r_[np.arange(len(batch)), again + 200.5], kind="stable")
+    twice = batch.take(np.r_[np.arange(len(batch)), again][order])
+    assert plain([doubled.step(twice)]) == expected
+
+
 @pytest.mark.parametrize("name", SUBJECTS)
 @few
 @given(draw=st.data(), seed=seeds)
