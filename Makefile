@@ -17,7 +17,7 @@ demo: setup ## set everything up and run the town (ARGS="--seed 2" passes option
 	@.venv/bin/underway demo $(ARGS)
 
 test: setup-dev ## set everything up and run the tests that need no service (ARGS="-k leak" passes options on)
-	@.venv/bin/python -m pytest -n auto -m "not integration and not e2e" $(ARGS)
+	@.venv/bin/python -m pytest -n auto --dist worksteal --durations=5 -m "not integration and not e2e" $(ARGS)
 
 integration: setup-dev ## run the tests on real PostgreSQL, TimescaleDB and Mosquitto
 	@.venv/bin/python -m pytest -m integration $(ARGS)

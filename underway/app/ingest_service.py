@@ -202,7 +202,7 @@ def _serve(
         checkpoint_s=options.checkpoint_s,
         times=options.times,
     )
-    pipeline = Pipeline(source, store, Bank, clock, settings, intake=intake, stages=stages)
+    pipeline = Pipeline(source, store, Bank, clock, settings, intake=intake, stages=stages, settle=_settle)
     with ExitStack() as ending:
         ending.callback(lambda: source.close(intake.farewell(now_us()) if speaks_sparkplug else ()))
         rejudge: Rejudge | None = None
@@ -224,6 +224,13 @@ def _serve(
                 ending.callback(server.close)
         log.info("listening to %s", ", ".join(d.name for d in DIALECTS if not options.dialects or d.name in options.dialects))
         pipeline.run(stop_event)
+
+
+def _settle() -> None:
+    """Take what stays, a registry and detectors, out of the garbage collector's sight; let go of what stood there before."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _stand_by(store: PostgresStore, stop_event: Event) -> bool:

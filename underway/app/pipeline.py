@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import time
 from collections import Counter, deque
@@ -73,6 +72,8 @@ class Pipeline:
         Decodes, and remembers what dialects need.
     stages : Stages, optional
         Where time is counted.
+    settle : callable, optional
+        Called when the detectors stand: what was built then stays for long.
 
     Notes
     -----
@@ -109,6 +110,7 @@ class Pipeline:
         wait: Callable[[float], object] = time.sleep,
         intake: Intake | None = None,
         stages: Stages | None = None,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         self.settings = settings or PipelineSettings()
         self.metrics = Metrics()
@@ -120,6 +122,7 @@ class Pipeline:
         self._clock = clock
         self._monotonic_s = monotonic_s
         self._wait = wait
+        self._settle = settle
         self._intake = intake or Intake(SparkplugHost("underway"))
         self._remembered = False
         self._strangers = Strangers()
@@ -294,10 +297,7 @@ class Pipeline:
             self._save_parts(bank, unwritten)
         self._store.forget_checkpoints(self._partition, list(marks))
         self._bank = bank
-        # what was built now stays: the garbage collector need not look through it again and again
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+        self._settle()
         self.state = PipelineState.RUNNING
         self.metrics.store_error = ""
 
