@@ -219,7 +219,9 @@ def fill_expectations(
             for row in rows:
                 copy.write_row(row)
         channels = cur.execute("SELECT channel_id FROM channel").fetchall()
-        with cur.copy("COPY reading FROM STDIN") as copy:
+        with cur.copy(
+            "COPY reading (channel_id, observed_at, received_at, recorded_at, value, quality, reason, flags, batch_id) FROM STDIN"
+        ) as copy:
             for (channel_id,) in channels:
                 at = NOW_AT - timedelta(minutes=4)
                 copy.write_row((channel_id, at, at, at, 1.0, 0, 0, 0, 1))
