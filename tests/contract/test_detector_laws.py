@@ -284,6 +284,12 @@ def test_law_late_says_what_step_then_refuses(name: str, draw: st.DataObject, se
         assume(refused > 0)  # an example in which nothing came late says nothing
 
 
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "no-data@1/town"])
+def test_law_late_has_something_to_say(name: str) -> None:
+    batch = disordered(faulty_tail(0), 0)
+    assert experienced(name).late(batch).any()
+
+
 @pytest.mark.parametrize("name", ["flat-line@1/all", BANK])
 @few
 @given(seed=seeds)
