@@ -48,7 +48,7 @@ from underway.store.telemetry import replay_after
 pytestmark = pytest.mark.integration
 
 NOW_AT = datetime(2026, 3, 20, tzinfo=UTC)
-SETTINGS = PipelineSettings(limits=BatchLimits(count_max=400, linger_s=0.0), checkpoint_batches=5, checkpoint_s=1e9, idle_wait_s=0.0)
+SETTINGS = PipelineSettings(limits=BatchLimits(count_max=400, linger_s=0.0), checkpoint_batches=2, checkpoint_s=1e9, idle_wait_s=0.0)
 
 
 class Crash(BaseException):

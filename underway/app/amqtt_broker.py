@@ -170,7 +170,14 @@ async def serve(port: int) -> None:
     )
     await broker.start()
     await told.wait()
-    logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # it reports its cancelled tasks as errors
+    # the tasks of clients that are still there end by cancellation, which both report as an error
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+    asyncio.get_running_loop().set_exception_handler(_unless_cancelled)
+
+
+def _unless_cancelled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
 
 
 if __name__ == "__main__":
