@@ -46,7 +46,7 @@ class BatchLimits:
         acknowledgement, so that waiting longer would only stall it.
     """
 
-    count_max: int = 5_000
+    count_max: int = 10_000
     bytes_max: int = 16 * 2**20
     readings_max: int = 20_000
     age_s_max: float = 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -433,35 +434,43 @@ class _Table:
 
 
 class _Routes:
-    """Where samples go: rows found by (channel, unit), handed out as arrays."""
+    """Where samples go: rows found by channel and unit, handed out as arrays."""
 
     def __init__(self) -> None:
-        self._number: dict[tuple[int, tuple[float, float]], int] = {}
-        self._rows: list[tuple[int, float, float, float, float, int]] = []
+        self._number: dict[tuple[float, float], dict[int, int]] = {}
+        self._channel_id, self._registered_us = array("i"), array("q")
+        self._factor, self._offset, self._range_min, self._range_max = array("d"), array("d"), array("d"), array("d")
         self._table: _Table | None = None
 
     def number(self, channel: Channel, conversion: tuple[float, float], registered_us: int) -> int:
         """Return the row of a channel that is spoken to in one unit."""
-        key = channel.channel_id, conversion
-        found = self._number.get(key)
+        by_channel = self._number.setdefault(conversion, {})
+        found = by_channel.get(channel.channel_id)
         if found is None:
-            found = self._number[key] = len(self._rows)
-            self._rows.append((channel.channel_id, *conversion, channel.range_min, channel.range_max, registered_us))
+            found = by_channel[channel.channel_id] = len(self._channel_id)
+            factor, offset = conversion
+            self._append(channel.channel_id, factor, offset, channel.range_min, channel.range_max, registered_us)
             self._table = None
         return found
+
+    def _append(self, channel_id: int, factor: float, offset: float, range_min: float, range_max: float, registered_us: int) -> None:
+        self._channel_id.append(channel_id)
+        self._factor.append(factor)
+        self._offset.append(offset)
+        self._range_min.append(range_min)
+        self._range_max.append(range_max)
+        self._registered_us.append(registered_us)
 
     def table(self) -> _Table:
         """Return the arrays; made anew only after a route was added."""
         if self._table is None:
-            rows = [*self._rows, (0, 1.0, 0.0, -np.inf, np.inf, np.iinfo(np.int64).min)]
-            channel_id, factor, offset, range_min, range_max, registered_us = zip(*rows, strict=True)
             self._table = _Table(
-                np.array(channel_id, np.int32),
-                np.array(factor, np.float64),
-                np.array(offset, np.float64),
-                np.array(range_min, np.float64),
-                np.array(range_max, np.float64),
-                np.array(registered_us, np.int64),
+                np.append(np.array(self._channel_id, np.int32), np.int32(0)),
+                np.append(np.array(self._factor, np.float64), 1.0),
+                np.append(np.array(self._offset, np.float64), 0.0),
+                np.append(np.array(self._range_min, np.float64), -np.inf),
+                np.append(np.array(self._range_max, np.float64), np.inf),
+                np.append(np.array(self._registered_us, np.int64), np.iinfo(np.int64).min),
             )
         return self._table
 

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 def test_demo_timeout_ends_with_exit_code_1_and_a_result(tmp_path: Path) -> None:
-    demo = start_demo(tmp_path, "--until", "closed", "--story", "quiet", "--network", "net3", "--speed", "600", "--history-days", "8", "--timeout", "12")
+    demo = start_demo(
+        tmp_path, "--until", "closed", "--story", "quiet", "--network", "net3", "--speed", "600", "--history-days", "8", "--timeout", "12"
+    )
     out, err = demo.communicate(timeout=120)
     assert demo.returncode == 1, err[-2000:]
     result = json.loads(out)

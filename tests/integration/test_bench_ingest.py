@@ -40,7 +40,7 @@ def test_bench_ingest_one_reading_tells_both_sides_and_judges_itself(mosquitto: 
     assert part["counts"]["stored"] == part["counts"]["published"]
     assert part["counts"]["differing"] == part["counts"]["quarantined"] == 0
     figures = {figure["name"]: figure for figure in part["figures"]}
-    assert set(figures) >= {"ingest, whole path", "ratio"}
+    assert set(figures) >= {"ingest, whole path, live", "ratio, live", "ratio, backlog"}
     for figure in figures.values():
         assert len(figure["repetitions"]) >= 1
         assert all(value > 0 for value in figure["repetitions"])

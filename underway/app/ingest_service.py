@@ -75,7 +75,7 @@ class IngestOptions:
     client_id: str = CLIENT_ID
     ca_file: str = ""
     dialects: tuple[str, ...] = ()
-    batch_count: int = 5_000
+    batch_count: int = 10_000
     batch_readings: int = 20_000
     batch_age_s: float = 0.05
     queue_count: int = 20_000

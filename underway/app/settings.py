@@ -48,7 +48,7 @@ class Settings(BaseModel):
     mqtt_client_id: str = Field(default="underway-ingest", min_length=1, max_length=64, description="name of the persistent session")
     mqtt_ca_file: str = Field(default="", description="certificate authority for mqtts://; empty: the system's")
     dialects: str = Field(default="", description="dialects that are listened to, by name with commas; empty: all")
-    batch_count: int = Field(default=5_000, ge=1, le=200_000, description="most messages a transaction holds")
+    batch_count: int = Field(default=10_000, ge=1, le=200_000, description="most messages a transaction holds")
     batch_readings: int = Field(default=20_000, ge=100, le=500_000, description="about the most readings a transaction holds")
     batch_age_s: float = Field(default=0.05, ge=0.005, le=60, description="longest wait before a batch is committed")
     queue_count: int = Field(default=20_000, ge=100, le=1_000_000, description="most messages held unacknowledged")

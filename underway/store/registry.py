@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -52,6 +52,7 @@ _TYPE = {
 }
 """SQL type of each column that is no text."""
 ROWS_A_STATEMENT = 10_000
+ROWS_AT_ONCE = 5_000
 
 
 def save_registry(conn: Connection[Any], registry: Registry, crews: Sequence[Crew] = ()) -> Registry:
@@ -115,7 +116,8 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
     OperatorError
         When there is no such site, or None was given and there is not exactly one.
     """
-    with conn.cursor(row_factory=tuple_row) as cursor:
+    # rows in pieces, which takes a transaction: a large registry is not twice in memory
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         sites = cursor.execute("SELECT site_id, name, timezone, latitude_deg, longitude_deg FROM site ORDER BY site_id").fetchall()
         names = ", ".join(repr(site[0]) for site in sites) or "none"
         chosen = [Site(*site) for site in sites if site_id in (None, site[0])]
@@ -123,33 +125,31 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
             wanted = "exactly one site must be registered" if site_id is None else f"no site '{site_id}' is registered"
             raise OperatorError(f"{wanted}; registered: {names}")
         site = chosen[0]
+        values: dict[Any, Any] = {}
+        nothing: dict[str, Any] = {}
 
-        def rows(table: str, columns: Sequence[str]) -> list[Any]:
-            statement = f"SELECT {', '.join(columns)} FROM {table} WHERE site_id = %s ORDER BY 1"  # noqa: S608 constants only
-            return cursor.execute(statement.encode(), (site.site_id,)).fetchall()
+        def once(value: Any) -> Any:
+            """Return one copy of each text and number: a large registry says few of them often."""
+            if value == {}:
+                return nothing
+            return values.setdefault((type(value), value), value) if isinstance(value, (str, float)) else value
 
-        words: dict[str, str] = {}
+        def rows(columns: Sequence[str], source: str) -> Iterator[list[Any]]:
+            statement = f"SELECT {', '.join(columns)} FROM {source} WHERE site_id = %s ORDER BY 1"  # noqa: S608 constants only
+            with conn.cursor("registry", row_factory=tuple_row) as pieces:
+                pieces.itersize = ROWS_AT_ONCE
+                for row in pieces.execute(statement.encode(), (site.site_id,)):
+                    yield [once(value) for value in row]
 
-        def once(row: Sequence[Any]) -> list[Any]:
-            """Return the row with one copy of each text: a large registry says few words often."""
-            return [words.setdefault(value, value) if type(value) is str else value for value in row]
-
-        zones = tuple(Zone(a, b, c, ZoneKind(kind), d, e) for a, b, c, kind, d, e in rows("zone", _ZONE))
-        assets = tuple(Asset(a, b, c, AssetClass(kind), d, e, f, g) for a, b, c, kind, d, e, f, g in rows("asset", _ASSET))
+        zones = tuple(Zone(a, b, c, ZoneKind(kind), d, e) for a, b, c, kind, d, e in rows(_ZONE, "zone"))
+        assets = tuple(Asset(a, b, c, AssetClass(kind), d, e, f, g) for a, b, c, kind, d, e, f, g in rows(_ASSET, "asset"))
         devices = tuple(
-            Device(a, b, c, d, e, f, g, DeviceStatus(status), h, i, j)
-            for a, b, c, d, e, f, g, status, h, i, j in map(once, rows("device", _DEVICE))
+            Device(a, b, c, d, e, f, g, DeviceStatus(status), h, i, j) for a, b, c, d, e, f, g, status, h, i, j in rows(_DEVICE, "device")
         )
+        wanted_columns = ("channel_id", *("channel." + name for name in _CHANNEL))
         channels = tuple(
             Channel(row[0], row[1], row[2], Quantity(row[3]), *row[4:])
-            for row in map(
-                once,
-                cursor.execute(
-                    f"SELECT channel_id, {', '.join('channel.' + name for name in _CHANNEL)} FROM channel JOIN device USING (device_id)"  # noqa: S608 constants only
-                    " WHERE site_id = %s ORDER BY channel_id".encode(),
-                    (site.site_id,),
-                ),
-            )
+            for row in rows(wanted_columns, "channel JOIN device USING (device_id)")
         )
     return Registry(site, zones, assets, devices, channels)
 

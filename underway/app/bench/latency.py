@@ -87,7 +87,7 @@ class FindingWatch:
 
 def latency(native: NativeTown, say: Say) -> Part:
     """Publish a steady load and marked messages that must each cause a finding; measure until each can be read."""
-    part = Part("latency", "from publish to committed finding, at half of the sustained one-reading rate")
+    part = Part("latency", "from publish to committed finding, at half of the rate of a live stream of one-reading messages")
     sustained = native.sustained_per_s or measure_sustained(native, say)
     if sustained is None:
         part.gates = [Gate("p99", None, Bound.AT_MOST, P99_MS_MAX, "ms", flaw=GateReason.NOT_MEASURED)]
