@@ -91,7 +91,7 @@ def text_of(driver: WebDriver) -> str:
 
 
 def eventually(driver: WebDriver, *words: str) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     shown = ""
     while time.monotonic() < deadline:
         shown = text_of(driver)

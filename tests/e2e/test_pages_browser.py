@@ -36,6 +36,8 @@ from web.app import WebConfig, create_app
 pytestmark = pytest.mark.e2e
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+WAIT_S = 60.0
+"""Longest wait for what should come at once: machines are shared."""
 SECRET = "e2e-only-0123456789abcdefghijkl"
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -107,17 +109,17 @@ class Browser:
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def one(self, selector: str, seconds: float = 10) -> WebElement:
+    def one(self, selector: str, seconds: float = WAIT_S) -> WebElement:
         self.until(lambda: bool(self.all(selector)), f"an element {selector}", seconds)
         return self.all(selector)[0]
 
     def text(self, selector: str) -> str:
         return str(self.driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
-    def until(self, true: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    def until(self, true: Callable[[], bool], what: str, seconds: float = WAIT_S) -> None:
         WebDriverWait(self.driver, seconds, 0.1).until(lambda _: true(), f"waited {seconds} s for {what}")
 
-    def until_text(self, selector: str, part: str, seconds: float = 10) -> None:
+    def until_text(self, selector: str, part: str, seconds: float = WAIT_S) -> None:
         self.until(lambda: part in self.text(selector), f"{part!r} in {selector}", seconds)
 
     def click(self, selector: str) -> None:

@@ -26,6 +26,7 @@ from underway.store.copy import append, next_batch_id
 from underway.store.ingest_health import load_ingest_health
 from underway.store.memory import (
     ATTEMPTS_MAX,
+    PATIENCE,
     ClockRow,
     LateWindow,
     MemoryRow,
@@ -147,6 +148,19 @@ def test_late_window_that_grew_while_it_was_judged_is_judged_once_more(conn: psy
     assert take_late_window(conn, NOW_AT - timedelta(seconds=1), NOW_AT, "town") is None, "it waits until nothing more comes"
     again = taken(conn, NOW_AT)
     assert (again.readings, again.attempts) == (5, 1), "it did not fail: it begins anew"
+
+
+def test_late_window_to_which_something_is_added_all_the_time_is_judged_all_the_same(conn: psycopg.Connection[Any]) -> None:
+    settle, tries = timedelta(minutes=1), []
+    for minute in range(25):
+        at = NOW_AT + timedelta(minutes=minute)
+        note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + minute * MINUTE_US, 1)], at, "town")
+        window = take_late_window(conn, at - settle, at, "town")
+        if window is not None:
+            tries.append((minute, window.readings))
+            note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + minute * MINUTE_US, 1)], at, "town")  # while it is judged
+            assert not drop_late_window(conn, window)
+    assert tries == [(PATIENCE, PATIENCE + 1), (2 * PATIENCE, 2 * PATIENCE + 2)]
 
 
 def test_late_window_of_another_site_is_left_to_it(conn: psycopg.Connection[Any]) -> None:

@@ -192,16 +192,16 @@ def release(conn: psycopg.Connection[Any], hold_id: int, minute: int, verdict: s
 def test_pending_holds_come_until_they_are_marked_and_again_for_a_replay(conn: psycopg.Connection[Any]) -> None:
     a = place(conn, "a", 0)
     held = Hold(a, "z1", "a", NOW_US)
-    assert pending_holds(conn) == (held,)
-    mark_holds(conn, pending_holds(conn), 11)
-    assert pending_holds(conn) == ()
+    assert pending_holds(conn, "town") == (held,)
+    mark_holds(conn, pending_holds(conn, "town"), 11)
+    assert pending_holds(conn, "town") == ()
     release(conn, a, 60)
     b = place(conn, "a", 61)
     released = Hold(a, "z1", "a", NOW_US, NOW_US + 60 * MINUTE_US, "repaired")
     again = Hold(b, "z1", "a", NOW_US + 61 * MINUTE_US)
-    assert pending_holds(conn) == (released, again)
-    mark_holds(conn, pending_holds(conn), 15)
-    assert pending_holds(conn) == ()
+    assert pending_holds(conn, "town") == (released, again)
+    mark_holds(conn, pending_holds(conn, "town"), 15)
+    assert pending_holds(conn, "town") == ()
     assert holds_after(conn, 0) == ((11, held), (15, released), (15, again))
     assert holds_after(conn, 11) == ((15, released), (15, again))
     assert holds_after(conn, 15) == ()
@@ -210,14 +210,27 @@ def test_pending_holds_come_until_they_are_marked_and_again_for_a_replay(conn: p
 def test_pending_holds_of_a_hold_released_in_between_tell_both_steps(conn: psycopg.Connection[Any]) -> None:
     a = place(conn, "a", 0)
     release(conn, a, 5, "cancelled")
-    assert pending_holds(conn) == (Hold(a, "z1", "a", NOW_US), Hold(a, "z1", "a", NOW_US, NOW_US + 5 * MINUTE_US, "cancelled"))
+    assert pending_holds(conn, "town") == (Hold(a, "z1", "a", NOW_US), Hold(a, "z1", "a", NOW_US, NOW_US + 5 * MINUTE_US, "cancelled"))
+
+
+def test_pending_holds_of_two_sites_each_tells_its_own(conn: psycopg.Connection[Any]) -> None:
+    for site in ("town", "port"):
+        conn.execute("INSERT INTO site (site_id, name, timezone, latitude_deg, longitude_deg) VALUES (%s, %s, 'UTC', 0, 0)", (site, site))
+        conn.execute("INSERT INTO zone (zone_id, site_id, name, kind) VALUES (%s, %s, %s, 'dma')", (f"z-{site}", site, site))
+        conn.execute(
+            "INSERT INTO asset (asset_id, site_id, zone_id, asset_class, name) VALUES (%s, %s, NULL, 'main', %s)", (f"p-{site}", site, site)
+        )
+    for zone_id, asset_id in (("z-town", "pipe-1"), (None, "p-port"), ("z-port", "pipe-2"), (None, "p-town"), (None, "nobody's")):
+        conn.execute("INSERT INTO hold (zone_id, asset_id, held_at) VALUES (%s, %s, %s)", (zone_id, asset_id, NOW_AT))
+    told = {site: [hold.asset_id for hold in pending_holds(conn, site)] for site in ("town", "port")}
+    assert told == {"town": ["pipe-1", "p-town", "nobody's"], "port": ["p-port", "pipe-2", "nobody's"]}
 
 
 def test_mark_holds_that_is_rolled_back_leaves_them_pending(conn: psycopg.Connection[Any]) -> None:
     place(conn, "a", 0)
     with conn.transaction(force_rollback=True):
-        mark_holds(conn, pending_holds(conn), 11)
-    assert len(pending_holds(conn)) == 1
+        mark_holds(conn, pending_holds(conn, "town"), 11)
+    assert len(pending_holds(conn, "town")) == 1
 
 
 def test_replay_after_tells_holds_before_the_batch_they_were_told_before(conn: psycopg.Connection[Any]) -> None:
@@ -227,7 +240,7 @@ def test_replay_after_tells_holds_before_the_batch_they_were_told_before(conn: p
     asset_of_batch = {1: "before", 4: "with", 5: "between", 9: "after"}
     for batch_id, asset_id in asset_of_batch.items():
         place(conn, asset_id, 0)
-        mark_holds(conn, pending_holds(conn), batch_id)
+        mark_holds(conn, pending_holds(conn, "town"), batch_id)
     steps = [(step.batch_id, [hold.asset_id for hold in step.holds], step.readings.value.tolist()) for step in replay_after(conn, 0)]
     assert steps == [(1, ["before"], []), (2, [], [2.0]), (4, ["with"], [4.0]), (5, ["between"], []), (6, [], [6.0]), (9, ["after"], [])]
     assert [step.batch_id for step in replay_after(conn, 4)] == [5, 6, 9]

@@ -264,7 +264,7 @@ class ModelWriter:
         self.store.tables.next_batch += 1
         return self.store.tables.next_batch
 
-    def pending_holds(self) -> Sequence[Hold]:
+    def pending_holds(self, site_id: str) -> Sequence[Hold]:
         return [hold for hold, number in self.tables.holds if number is None]
 
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:

@@ -113,8 +113,8 @@ class Writer(Protocol):
         """Return an id greater than every one before."""
         ...
 
-    def pending_holds(self) -> Sequence[Hold]:
-        """Return what detectors were not told yet."""
+    def pending_holds(self, site_id: str) -> Sequence[Hold]:
+        """Return what the detectors of a site were not told yet."""
         ...
 
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
@@ -370,8 +370,8 @@ class _PostgresWriter:
     def next_batch_id(self) -> int:
         return copy.next_batch_id(self.conn)
 
-    def pending_holds(self) -> Sequence[Hold]:
-        return telemetry.pending_holds(self.conn)
+    def pending_holds(self, site_id: str) -> Sequence[Hold]:
+        return telemetry.pending_holds(self.conn, site_id)
 
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
         telemetry.mark_holds(self.conn, holds, batch_id)

@@ -393,7 +393,7 @@ class Pipeline:
         committing = self.stages.timed("commit")
         with committing, self._store.transaction() as tx:
             batch_id = tx.next_batch_id()
-            holds = tx.pending_holds()
+            holds = tx.pending_holds(self._partition)
             if holds:
                 tx.mark_holds(holds, batch_id)
                 bank.hold(holds)

@@ -14,6 +14,7 @@ from underway.model import HOUR_US, from_us, to_us
 
 TOUCH_US = HOUR_US
 """Windows of late data that are nearer to each other than this become one."""
+PATIENCE = 10
 ATTEMPTS_MAX = 5
 """So often a window is tried before it is given up."""
 BACKOFF_FIRST, BACKOFF_MAX = timedelta(seconds=30), timedelta(hours=1)
@@ -157,11 +158,11 @@ def note_late_windows(conn: Connection[Any], windows: Sequence[LateWindow], note
             )
         if fresh:
             cursor.execute(
-                "INSERT INTO late_window (site_id, noted_at, lane, from_at, to_at, readings, channel_ids)"
-                " SELECT %s, %s, lane, from_at, to_at, readings, channel_ids::integer[]"
+                "INSERT INTO late_window (site_id, noted_at, first_noted_at, lane, from_at, to_at, readings, channel_ids)"
+                " SELECT %s, %s, %s, lane, from_at, to_at, readings, channel_ids::integer[]"
                 " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::bigint[], %s::text[])"
                 " AS n(lane, from_at, to_at, readings, channel_ids)",
-                (site_id, noted_at, [window.lane for window in fresh], *_columns(fresh)),
+                (site_id, noted_at, noted_at, [window.lane for window in fresh], *_columns(fresh)),
             )
 
 
@@ -205,15 +206,16 @@ def _columns(windows: Sequence[LateWindow]) -> tuple[list[datetime], list[dateti
 def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: datetime, site_id: str) -> LateWindow | None:
     """Begin an attempt at a window of a site that nothing was added to since `settled_before`, the longest waiting first.
 
-    It stays until `drop_late_window`. The attempt is counted and the next one put off before this one begins, so that a window that kills the
-    process does so a few times only, and the others have their turn.
+    One to which something is added all the time is tried all the same once it has waited `PATIENCE` times as long: loggers that each send an hour's
+    readings at a minute of their own leave a zone no quiet minute. It stays until `drop_late_window`. The attempt is counted and the next one put off
+    before this one begins, so that a window that kills the process does so a few times only, and the others have their turn.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
             "UPDATE late_window SET attempts = attempts + 1, next_at = %(now)s + least(%(longest)s, %(first)s * power(4, attempts))"
             " WHERE late_window_id ="
-            " (SELECT late_window_id FROM late_window WHERE site_id = %(site)s AND noted_at <= %(settled)s AND given_up_at IS NULL"
-            " AND attempts < %(most)s AND (next_at IS NULL OR next_at <= %(now)s)"
+            " (SELECT late_window_id FROM late_window WHERE site_id = %(site)s AND (noted_at <= %(settled)s OR first_noted_at <= %(overdue)s)"
+            " AND given_up_at IS NULL AND attempts < %(most)s AND (next_at IS NULL OR next_at <= %(now)s)"
             " ORDER BY coalesce(next_at, noted_at), late_window_id LIMIT 1 FOR UPDATE SKIP LOCKED)"
             " RETURNING lane, from_at, to_at, readings, channel_ids, noted_at, late_window_id, attempts",
             {
@@ -222,6 +224,7 @@ def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: da
                 "first": BACKOFF_FIRST,
                 "site": site_id,
                 "settled": settled_before,
+                "overdue": now_at - PATIENCE * (now_at - settled_before),
                 "most": ATTEMPTS_MAX,
             },
         ).fetchone()
@@ -236,7 +239,8 @@ def drop_late_window(conn: Connection[Any], window: LateWindow) -> bool:
     ).rowcount
     if not gone:
         conn.execute(
-            "UPDATE late_window SET attempts = 0, next_at = NULL, last_error = '' WHERE late_window_id = %s", (window.late_window_id,)
+            "UPDATE late_window SET attempts = 0, next_at = NULL, last_error = '', first_noted_at = noted_at WHERE late_window_id = %s",
+            (window.late_window_id,),
         )
     return gone > 0
 

@@ -333,13 +333,22 @@ _SELECT_HOLD_STEPS = (
 )
 
 
-def pending_holds(conn: Connection[Any]) -> tuple[Hold, ...]:
-    """Return the holds and releases that detectors were not told yet, in the order in which to tell them.
+_ELSEWHERE = (
+    "(EXISTS (SELECT FROM zone WHERE zone.zone_id = told.zone_id AND site_id <> %s)"
+    " OR EXISTS (SELECT FROM asset WHERE asset.asset_id = told.asset_id AND site_id <> %s))"
+)
 
-    A hold that was placed and released in between comes twice: first lasting, then released.
+
+def pending_holds(conn: Connection[Any], site_id: str) -> tuple[Hold, ...]:
+    """Return the holds and releases that the detectors of a site were not told yet, in the order in which to tell them.
+
+    A hold that was placed and released in between comes twice: first lasting, then released. One whose zone or asset belongs to another site is
+    for that site's detectors.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(_SELECT_HOLD_STEPS + " WHERE batch_id IS NULL ORDER BY hold_id, step").fetchall()
+        rows = cursor.execute(
+            _SELECT_HOLD_STEPS + f" WHERE batch_id IS NULL AND NOT {_ELSEWHERE} ORDER BY hold_id, step", (site_id, site_id)
+        ).fetchall()
     return tuple(_hold(row[1:]) for row in rows)
 
 
