@@ -46,6 +46,9 @@ def test_bench_ingest_one_reading_tells_both_sides_and_judges_itself(mosquitto: 
         assert all(value > 0 for value in figure["repetitions"])
         assert min(figure["repetitions"]) <= figure["median"] <= max(figure["repetitions"])
     (gate,) = part["gates"]
+    assert gate["name"] == "ingest / null subscriber, live"
+    live = {name: figures[name]["median"] for name in figures if name.endswith(", live") and name != "ratio, live"}
+    assert gate["value"] == pytest.approx(live.pop("ingest, whole path, live") / live.popitem()[1], rel=1e-3)
     assert (gate["bound"], gate["limit"]) == (Bound.AT_LEAST.value, 0.8)
     assert gate["pass"] is (gate["reason"] == "held")
     assert (code == 0) is facts["ok"] is part["pass"] is gate["pass"]

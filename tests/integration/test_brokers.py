@@ -250,10 +250,13 @@ def test_broker_mosquitto_where_it_is_not_installed_says_what_to_do(tmp_path: Pa
         assert running.kind == "amqtt"
 
 
-def test_amqtt_terminated_ends_quietly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stays", [False, True])
+def test_amqtt_terminated_ends_quietly(tmp_path: Path, stays: bool) -> None:
     with embedded_broker(tmp_path, kind="amqtt") as running:
         receiver = Receiver(running, acknowledge=True)
         publish(running, numbered(10))
         assert len(receiver.payloads(10)) == 10
-        receiver.leave()
+        if not stays:
+            receiver.leave()
+    receiver.leave()
     assert running.log_path.read_text() == ""

@@ -40,9 +40,9 @@ def fill(conn: psycopg.Connection[Any]) -> None:
         (NOW_AT, NOW_AT - HOUR, NOW_AT),
     )
     conn.execute(
-        "INSERT INTO late_window (lane, from_at, to_at, noted_at, readings, channel_ids)"
-        " VALUES ('l', %s, %s, %s, 5, '{}'), ('m', %s, %s, %s, 5, '{}')",
-        (NOW_AT - HOUR, NOW_AT, NOW_AT - 3 * HOUR, NOW_AT - HOUR, NOW_AT, NOW_AT),
+        "INSERT INTO late_window (lane, from_at, to_at, first_noted_at, noted_at, readings, channel_ids)"
+        " VALUES ('l', %s, %s, %s, %s, 5, '{}'), ('m', %s, %s, %s, %s, 5, '{}')",
+        (NOW_AT - HOUR, NOW_AT, NOW_AT - 3 * HOUR, NOW_AT, NOW_AT - HOUR, NOW_AT, NOW_AT, NOW_AT),
     )
     conn.execute(
         "INSERT INTO device_pending (dialect, address, kind, first_at, last_at, topic, status)"

@@ -268,13 +268,16 @@ def test_late_window_judged_twice_writes_nothing_twice(database_url: str) -> Non
     finished(ListSource(late), store)
     later = FixedClock(NOW_AT + timedelta(minutes=2))
     with connect(database_url) as conn:
-        kept = conn.execute("SELECT site_id, lane, from_at, to_at, noted_at, readings, channel_ids FROM late_window").fetchall()
+        kept = conn.execute(
+            "SELECT site_id, lane, from_at, to_at, first_noted_at, noted_at, readings, channel_ids FROM late_window"
+        ).fetchall()
     assert Rejudge(database_url, None, LaneBanks(), later).work()
     first = findings(database_url)
     with connect(database_url) as conn, conn.cursor() as cursor:
         # as after a crash between judging and forgetting
         cursor.executemany(
-            "INSERT INTO late_window (site_id, lane, from_at, to_at, noted_at, readings, channel_ids) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            "INSERT INTO late_window (site_id, lane, from_at, to_at, first_noted_at, noted_at, readings, channel_ids)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
             kept,
         )
     assert Rejudge(database_url, None, LaneBanks(), later).work()

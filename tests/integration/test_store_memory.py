@@ -26,7 +26,7 @@ from underway.store.copy import append, next_batch_id
 from underway.store.ingest_health import load_ingest_health
 from underway.store.memory import (
     ATTEMPTS_MAX,
-    PATIENCE,
+    PATIENCE_SETTLES,
     ClockRow,
     LateWindow,
     MemoryRow,
@@ -100,9 +100,9 @@ def test_late_windows_that_touch_become_one_and_others_stay_apart(conn: psycopg.
     note_late_windows(conn, [LateWindow("z1", NOW_US + 90 * MINUTE_US, NOW_US + 2 * HOUR_US, 2, (3, 5))], later_at, "town")
     note_late_windows(conn, [LateWindow("z1", NOW_US - 2 * DAY_US, NOW_US - 2 * DAY_US + 1, 1)], later_at, "town")
     assert count_late_windows(conn, "town") == (3, 0)
-    first = taken(conn, NOW_AT)
+    first = taken(conn, later_at, settled_at=NOW_AT)
     assert (first.lane, first.readings, first.channel_ids, first.attempts) == ("z2", 1, (4,), 1)
-    assert drop_late_window(conn, first)
+    drop_late_window(conn, first)
     widened = taken(conn, later_at)
     assert (widened.lane, widened.from_us, widened.to_us, widened.readings) == ("z1", NOW_US, NOW_US + 2 * HOUR_US, 5)
     assert widened.channel_ids == (3, 5, 7)
@@ -139,28 +139,40 @@ def test_note_late_windows_of_a_whole_site_sends_a_constant_number_of_statements
     assert found == [(2, 2, 1300), (3, 2, 700)]
 
 
-def test_late_window_that_grew_while_it_was_judged_is_judged_once_more(conn: psycopg.Connection[Any]) -> None:
+def test_late_window_under_way_is_left_as_it_is_and_what_comes_meanwhile_is_one_of_its_own(conn: psycopg.Connection[Any]) -> None:
     note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + 1, 1)], NOW_AT, "town")
     window = taken(conn, NOW_AT)
     note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + 9, 4)], NOW_AT, "town")
-    assert not drop_late_window(conn, window)
+    drop_late_window(conn, window)
     assert count_late_windows(conn, "town") == (1, 0)
     assert take_late_window(conn, NOW_AT - timedelta(seconds=1), NOW_AT, "town") is None, "it waits until nothing more comes"
     again = taken(conn, NOW_AT)
-    assert (again.readings, again.attempts) == (5, 1), "it did not fail: it begins anew"
+    assert (again.from_us, again.to_us, again.readings, again.attempts) == (NOW_US, NOW_US + 9, 4, 1)
 
 
-def test_late_window_to_which_something_is_added_all_the_time_is_judged_all_the_same(conn: psycopg.Connection[Any]) -> None:
-    settle, tries = timedelta(minutes=1), []
-    for minute in range(25):
+def test_late_window_to_which_something_is_added_all_the_time_is_judged_all_the_same_and_grows_no_further(
+    conn: psycopg.Connection[Any],
+) -> None:
+    settle, tried = timedelta(minutes=1), []
+    for minute in range(35):
         at = NOW_AT + timedelta(minutes=minute)
-        note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + minute * MINUTE_US, 1)], at, "town")
+        note_late_windows(conn, [LateWindow("z1", NOW_US + minute * MINUTE_US, NOW_US + minute * MINUTE_US + 1, 1)], at, "town")
         window = take_late_window(conn, at - settle, at, "town")
         if window is not None:
-            tries.append((minute, window.readings))
-            note_late_windows(conn, [LateWindow("z1", NOW_US, NOW_US + minute * MINUTE_US, 1)], at, "town")  # while it is judged
-            assert not drop_late_window(conn, window)
-    assert tries == [(PATIENCE, PATIENCE + 1), (2 * PATIENCE, 2 * PATIENCE + 2)]
+            tried.append((minute, (window.to_us - window.from_us) // MINUTE_US, window.readings))
+            drop_late_window(conn, window)
+    n = PATIENCE_SETTLES
+    assert tried == [(n, n, n + 1), (2 * n + 1, n, n + 1), (3 * n + 2, n, n + 1)]
+
+
+def test_late_window_that_waited_too_long_comes_before_one_that_settled_later(conn: psycopg.Connection[Any]) -> None:
+    note_late_windows(conn, [LateWindow("busy", NOW_US, NOW_US + 1, 1)], NOW_AT, "town")
+    note_late_windows(conn, [LateWindow("calm", NOW_US, NOW_US + 1, 1)], NOW_AT + timedelta(minutes=3), "town")
+    at = NOW_AT + timedelta(minutes=11)
+    note_late_windows(conn, [LateWindow("busy", NOW_US, NOW_US + 2, 1)], at, "town")
+    first = take_late_window(conn, at - timedelta(minutes=1), at, "town")
+    assert first is not None
+    assert (first.lane, first.readings) == ("busy", 2)
 
 
 def test_late_window_of_another_site_is_left_to_it(conn: psycopg.Connection[Any]) -> None:
@@ -179,7 +191,7 @@ def test_late_window_that_fails_lets_others_go_first_and_is_given_up_in_sight(co
     window = taken(conn, at)
     assert window.lane == "bad"
     note_late_failure(conn, window, "broken \0 " + "x" * 9999, at)
-    assert drop_late_window(conn, taken(conn, at)), "the good one"
+    drop_late_window(conn, taken(conn, at))  # the good one
     waits = []
     for attempt in range(2, ATTEMPTS_MAX + 1):
         assert give_up_late_windows(conn, at, "town") == []

@@ -218,12 +218,23 @@ def test_pending_holds_of_two_sites_each_tells_its_own(conn: psycopg.Connection[
         conn.execute("INSERT INTO site (site_id, name, timezone, latitude_deg, longitude_deg) VALUES (%s, %s, 'UTC', 0, 0)", (site, site))
         conn.execute("INSERT INTO zone (zone_id, site_id, name, kind) VALUES (%s, %s, %s, 'dma')", (f"z-{site}", site, site))
         conn.execute(
+            "INSERT INTO device (device_id, site_id, model, dialect, registered_at) VALUES (%s, %s, 'm', 'native', %s)",
+            (f"d-{site}", site, NOW_AT),
+        )
+        conn.execute(
             "INSERT INTO asset (asset_id, site_id, zone_id, asset_class, name) VALUES (%s, %s, NULL, 'main', %s)", (f"p-{site}", site, site)
         )
-    for zone_id, asset_id in (("z-town", "pipe-1"), (None, "p-port"), ("z-port", "pipe-2"), (None, "p-town"), (None, "nobody's")):
+    for zone_id, asset_id in (
+        ("z-town", "pipe-1"),
+        (None, "p-port"),
+        ("z-port", "pipe-2"),
+        (None, "p-town"),
+        (None, "nobody's"),
+        (None, "device:d-port"),
+    ):
         conn.execute("INSERT INTO hold (zone_id, asset_id, held_at) VALUES (%s, %s, %s)", (zone_id, asset_id, NOW_AT))
     told = {site: [hold.asset_id for hold in pending_holds(conn, site)] for site in ("town", "port")}
-    assert told == {"town": ["pipe-1", "p-town", "nobody's"], "port": ["p-port", "pipe-2", "nobody's"]}
+    assert told == {"town": ["pipe-1", "p-town", "nobody's"], "port": ["p-port", "pipe-2", "nobody's", "device:d-port"]}
 
 
 def test_mark_holds_that_is_rolled_back_leaves_them_pending(conn: psycopg.Connection[Any]) -> None:

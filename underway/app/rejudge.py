@@ -38,7 +38,7 @@ from underway.store.slices import SlicedReadings
 log = logging.getLogger("underway.ingest.rejudge")
 
 SETTLE_S = 60.0
-"""A window waits until nothing was added to it for so long: more of a buffer may be on its way."""
+"""A window waits until nothing was added to it for so long (more of a buffer may be on its way), ten times as long at most."""
 LOOK_S = 1.0
 CHUNK_ROWS = 2_000
 CHANNELS_MAX = 200
@@ -205,7 +205,7 @@ class Rejudge:
         self._close()
 
     def work(self) -> bool:
-        """Try the window that waits longest, if one has settled; return whether there was one.
+        """Try the window that waits longest, if one has settled or waited too long; return whether there was one.
 
         An attempt that fails is noted in the table and the window put off, so that the others have their turn.
 
@@ -247,10 +247,10 @@ class Rejudge:
                 telemetry.announce_findings(conn, fresh)
             new += len(fresh)
         with conn.transaction():
-            done = memory.drop_late_window(conn, window)
+            memory.drop_late_window(conn, window)
         self.judged += 1
         self.found += new
-        log.info("judged %d late readings of %s again: %d findings%s", window.readings, window.lane, new, "" if done else "; more came")
+        log.info("judged %d late readings of %s again: %d findings", window.readings, window.lane, new)
 
     def _put_off(self, window: LateWindow, site_id: str, error: Exception) -> None:
         """Note a failed attempt; the next one waits longer each time."""

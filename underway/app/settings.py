@@ -56,7 +56,9 @@ class Settings(BaseModel):
     checkpoint_s: float = Field(default=30.0, ge=1, le=3600, description="time between two checkpoints of the same detector state")
     future_s_max: float = Field(default=120.0, ge=0, le=86_400, description="furthest that a reading may be ahead of its reception")
     late_days_max: float = Field(default=30.0, gt=0, le=3650, description="oldest late data that is stored, days")
-    late_settle_s: float = Field(default=60.0, ge=0, le=86_400, description="how long late data waits for more before it is judged again")
+    late_settle_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="how long late data waits for more before it is judged again, ten times as long at most"
+    )
     sparkplug_host_id: str = Field(default="underway", pattern=r"^[^+#/\s]{1,64}$", description="id of the Sparkplug host application")
     sparkplug_reorder_s: float = Field(default=5.0, ge=0.1, le=600, description="how long a missing Sparkplug message is waited for")
     quarantine_at_once: int = Field(default=60, ge=1, le=100_000, description="most new rows of quarantine at once, of one device")

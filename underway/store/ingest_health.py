@@ -87,7 +87,7 @@ def load_ingest_health(conn: Connection[Any], since_at: datetime) -> IngestHealt
             "SELECT source, reason, count FROM quarantine_overflow WHERE last_at >= %s ORDER BY count DESC, source, reason LIMIT %s",
             (since_at, OVERFLOW_SHOWN),
         ).fetchall()
-        late = cursor.execute("SELECT count(*), min(noted_at) FROM late_window WHERE given_up_at IS NULL").fetchone()
+        late = cursor.execute("SELECT count(*), min(first_noted_at) FROM late_window WHERE given_up_at IS NULL").fetchone()
         given_up = cursor.execute(
             "SELECT count(*), coalesce((array_agg(last_error ORDER BY given_up_at DESC, late_window_id DESC))[1], '') FROM late_window"
             " WHERE given_up_at IS NOT NULL"

@@ -14,7 +14,8 @@ from underway.model import HOUR_US, from_us, to_us
 
 TOUCH_US = HOUR_US
 """Windows of late data that are nearer to each other than this become one."""
-PATIENCE = 10
+PATIENCE_SETTLES = 10
+"""A window to which something is added all the time waits so many times as long as one that is left alone."""
 ATTEMPTS_MAX = 5
 """So often a window is tried before it is given up."""
 BACKOFF_FIRST, BACKOFF_MAX = timedelta(seconds=30), timedelta(hours=1)
@@ -131,16 +132,17 @@ def load_clocks(conn: Connection[Any], site_id: str) -> dict[str, int]:
 def note_late_windows(conn: Connection[Any], windows: Sequence[LateWindow], noted_at: datetime, site_id: str) -> None:
     """Write down intervals of a site to be judged again; an interval that touches one that waits for the same lane widens it.
 
+    One whose judgement has begun is left as it is: what comes now is a window of its own, so that no window grows for ever.
+
     Notes
     -----
-    Three statements, however many windows there are. What waits is locked first, so that it cannot be judged and forgotten before it is widened;
-    what was given up is not widened, new data has its own chance.
+    Three statements, however many windows there are. What waits is locked first, so that its judgement cannot begin before it is widened.
     """
     if not windows:
         return
     with conn.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
-            "SELECT lane, from_at, to_at, late_window_id FROM late_window WHERE site_id = %s AND lane = ANY(%s) AND given_up_at IS NULL"
+            "SELECT lane, from_at, to_at, late_window_id FROM late_window WHERE site_id = %s AND lane = ANY(%s) AND attempts = 0"
             " ORDER BY late_window_id FOR UPDATE",
             (site_id, sorted({window.lane for window in windows})),
         ).fetchall()
@@ -206,9 +208,9 @@ def _columns(windows: Sequence[LateWindow]) -> tuple[list[datetime], list[dateti
 def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: datetime, site_id: str) -> LateWindow | None:
     """Begin an attempt at a window of a site that nothing was added to since `settled_before`, the longest waiting first.
 
-    One to which something is added all the time is tried all the same once it has waited `PATIENCE` times as long: loggers that each send an hour's
-    readings at a minute of their own leave a zone no quiet minute. It stays until `drop_late_window`. The attempt is counted and the next one put off
-    before this one begins, so that a window that kills the process does so a few times only, and the others have their turn.
+    One to which something is added all the time is tried all the same once it has waited `PATIENCE_SETTLES` times as long: loggers that each
+    send an hour's readings at a minute of their own leave a zone no quiet minute. It stays until `drop_late_window`. The attempt is counted and the
+    next one put off before this one begins, so that a window that kills the process does so a few times only, and the others have their turn.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(
@@ -216,7 +218,7 @@ def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: da
             " WHERE late_window_id ="
             " (SELECT late_window_id FROM late_window WHERE site_id = %(site)s AND (noted_at <= %(settled)s OR first_noted_at <= %(overdue)s)"
             " AND given_up_at IS NULL AND attempts < %(most)s AND (next_at IS NULL OR next_at <= %(now)s)"
-            " ORDER BY coalesce(next_at, noted_at), late_window_id LIMIT 1 FOR UPDATE SKIP LOCKED)"
+            " ORDER BY coalesce(next_at, first_noted_at), late_window_id LIMIT 1 FOR UPDATE SKIP LOCKED)"
             " RETURNING lane, from_at, to_at, readings, channel_ids, noted_at, late_window_id, attempts",
             {
                 "now": now_at,
@@ -224,25 +226,16 @@ def take_late_window(conn: Connection[Any], settled_before: datetime, now_at: da
                 "first": BACKOFF_FIRST,
                 "site": site_id,
                 "settled": settled_before,
-                "overdue": now_at - PATIENCE * (now_at - settled_before),
+                "overdue": now_at - PATIENCE_SETTLES * (now_at - settled_before),
                 "most": ATTEMPTS_MAX,
             },
         ).fetchone()
     return None if row is None else LateWindow(row[0], to_us(row[1]), to_us(row[2]), row[3], tuple(row[4]), *row[5:])
 
 
-def drop_late_window(conn: Connection[Any], window: LateWindow) -> bool:
-    """Forget a window that was judged; False when something was added to it meanwhile: then it is judged once more, as if for the first time."""
-    gone = conn.execute(
-        "DELETE FROM late_window WHERE late_window_id = %s AND noted_at = %s AND readings = %s",
-        (window.late_window_id, window.noted_at, window.readings),
-    ).rowcount
-    if not gone:
-        conn.execute(
-            "UPDATE late_window SET attempts = 0, next_at = NULL, last_error = '', first_noted_at = noted_at WHERE late_window_id = %s",
-            (window.late_window_id,),
-        )
-    return gone > 0
+def drop_late_window(conn: Connection[Any], window: LateWindow) -> None:
+    """Forget a window that was judged."""
+    conn.execute("DELETE FROM late_window WHERE late_window_id = %s", (window.late_window_id,))
 
 
 def return_late_window(conn: Connection[Any], window: LateWindow) -> None:

@@ -132,7 +132,7 @@ def load_registry(conn: Connection[Any], site_id: str | None = None) -> Registry
             """Return one copy of each text and number: a large registry says few of them often."""
             if value == {}:
                 return nothing
-            return values.setdefault((type(value), value), value) if isinstance(value, (str, float)) else value
+            return values.setdefault(value, value) if isinstance(value, (str, float)) else value
 
         def rows(columns: Sequence[str], source: str) -> Iterator[list[Any]]:
             statement = f"SELECT {', '.join(columns)} FROM {source} WHERE site_id = %s ORDER BY 1"  # noqa: S608 constants only

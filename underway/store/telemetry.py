@@ -333,21 +333,21 @@ _SELECT_HOLD_STEPS = (
 )
 
 
-_ELSEWHERE = (
-    "(EXISTS (SELECT FROM zone WHERE zone.zone_id = told.zone_id AND site_id <> %s)"
-    " OR EXISTS (SELECT FROM asset WHERE asset.asset_id = told.asset_id AND site_id <> %s))"
+_SITE_OF_HOLD = (
+    "coalesce((SELECT site_id FROM zone WHERE zone.zone_id = told.zone_id), (SELECT site_id FROM asset WHERE asset.asset_id = told.asset_id),"
+    " (SELECT site_id FROM device WHERE 'device:' || device_id = told.asset_id), %s)"
 )
 
 
 def pending_holds(conn: Connection[Any], site_id: str) -> tuple[Hold, ...]:
     """Return the holds and releases that the detectors of a site were not told yet, in the order in which to tell them.
 
-    A hold that was placed and released in between comes twice: first lasting, then released. One whose zone or asset belongs to another site is
-    for that site's detectors.
+    A hold that was placed and released in between comes twice: first lasting, then released. A hold belongs to the site of its zone, else
+    of its asset or device; one of none of them goes to the site that asks first.
     """
     with conn.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
-            _SELECT_HOLD_STEPS + f" WHERE batch_id IS NULL AND NOT {_ELSEWHERE} ORDER BY hold_id, step", (site_id, site_id)
+            _SELECT_HOLD_STEPS + f" WHERE batch_id IS NULL AND {_SITE_OF_HOLD} = %s ORDER BY hold_id, step", (site_id, site_id)
         ).fetchall()
     return tuple(_hold(row[1:]) for row in rows)
 

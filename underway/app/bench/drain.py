@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ class Drained:
     stages: Mapping[str, float]
 
 
-def steady_rate(batches: Sequence[StoredBatch]) -> float | None:
-    """Return readings a second from the reception of the first message to the begin of the last transaction.
+def steady_rate(batches: Sequence[StoredBatch], begun_at: datetime | None = None) -> float | None:
+    """Return readings a second from `begun_at`, else from the reception of the first message, to the begin of the last transaction.
 
     The readings of the last batch are not counted: when it was committed is not written down.
 
@@ -62,7 +63,7 @@ def steady_rate(batches: Sequence[StoredBatch]) -> float | None:
     if len(batches) < 2:
         return None
     last = max(batches, key=lambda batch: batch.recorded_at)
-    elapsed_s = (last.recorded_at - min(batch.received_at for batch in batches)).total_seconds()
+    elapsed_s = (last.recorded_at - (begun_at or min(batch.received_at for batch in batches))).total_seconds()
     return (sum(batch.readings for batch in batches) - last.readings) / elapsed_s if elapsed_s > 0 else None
 
 
@@ -129,8 +130,8 @@ class Meter:
         self.messages += messages
         return self.ingest.wait(lambda facts: int(facts.get("messages", 0)) >= self.messages, seconds_max)
 
-    def result(self, published: Rounds, cpu_s: Mapping[str, float], *, complete: bool) -> Drained:
-        """Return what came since the last look, and remember this one."""
+    def result(self, published: Rounds, cpu_s: Mapping[str, float], *, complete: bool, begun_at: datetime | None = None) -> Drained:
+        """Return what came since the last look, and remember this one; see `steady_rate` for `begun_at`."""
         conn = self.ingest.conn
         batches = measure.batches_after(conn, self.batch_id)
         stored = measure.rows_after(conn, self.batch_id)
@@ -139,7 +140,7 @@ class Meter:
         by_stage = stage_us(stages, self._stages, len(published))
         self._stages = stages
         self.batch_id = measure.last_batch_id(conn)
-        rate = steady_rate(batches) if complete else None
+        rate = steady_rate(batches, begun_at) if complete else None
         return Drained(rate, len(published), len(stored["value"]), differing, len(batches), complete, dict(cpu_s), by_stage)
 
     def note(self, part: Part, drained: Sequence[Drained]) -> None:

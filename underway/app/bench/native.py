@@ -142,7 +142,7 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
                 let_settle(meter.ingest)
                 if drained[-1].complete:
                     say(f"one-reading {repetition + 1}/{options.repetitions}: both follow a live stream")
-                    live.append(follow_live(native, meter, max(2, rounds // LIVE_SHARE)))
+                    live.append(follow_live(native, meter, max(2, rounds // LIVE_SHARE), null_first=repetition % 2 == 0))
                     let_settle(meter.ingest)
                 if not drained[-1].complete or time.perf_counter() + (time.perf_counter() - began_s) > deadline_s:
                     break
@@ -150,8 +150,10 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
     finally:
         null.forget()
     rates = [one.rate_per_s for one in drained if one.rate_per_s is not None]
-    if len(rates) < options.repetitions:
-        part.notes.append(f"{len(rates)} of {options.repetitions} repetitions: the time did not suffice for more")
+    if len(drained) < options.repetitions:
+        part.notes.append(f"{len(drained)} of {options.repetitions} repetitions: the time did not suffice for more")
+    if len(rates) < len(drained) or len(null_rates) < len(drained):
+        part.notes.append("a backlog was not drained in time, or in fewer than two batches: it has no rate")
     part.figures = [
         Figure(f"{null.kind}, backlog", "messages/s", tuple(null_rates)),
         Figure("ingest, whole path, backlog", "messages/s", tuple(rates)),
@@ -167,6 +169,9 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
     if null_cpu:
         part.cpu_us.setdefault("process", {})["null subscriber"] = median(null_cpu) or 0.0
     flaw = flaw_of([*drained, *(one for _, one in live)], native.flaw)
+    if len(pairs) < len(drained):
+        part.notes.append(f"{len(drained) - len(pairs)} live streams were not followed to their end")
+        flaw = flaw or GateReason.NOT_MEASURED
     followed = ratio(median([b for _, b in pairs]), median([a for a, _ in pairs]))
     part.gates = [Gate("ingest / null subscriber, live", followed, Bound.AT_LEAST, RATIO_MIN, flaw=flaw)]
     part.settings = {**native.settings, "messages": rounds * native.town.size, "payload_bytes": payload_bytes}
@@ -175,29 +180,37 @@ def one_reading(native: NativeTown, deadline_s: float, say: Say) -> Part:
     return part
 
 
-def follow_live(native: NativeTown, meter: Meter, rounds: int) -> tuple[float | None, Drained]:
+def follow_live(native: NativeTown, meter: Meter, rounds: int, *, null_first: bool) -> tuple[float | None, Drained]:
     """Return the rate of a null subscriber, and what ingest did, while as many messages as the broker takes are published at QoS 1.
 
-    One after the other, each on topics of its own, so that the broker serves one subscriber at a time.
+    One after the other, each on topics of its own, so that the broker serves one subscriber at a time. The clock of both starts before the first
+    message is published.
     """
     published = native.next_rounds(rounds)
     messages = native_messages(native.town, published)
     null = NullSubscriber(native.place.broker, f"{LIVE_LEVEL}/+/+/telemetry")
     elsewhere = chunks(packets((LIVE_LEVEL.encode() + topic[len(LIVE_LEVEL) :], payload) for topic, payload in messages))
-    null.subscribe()
-    with Publisher(native.place.broker.port, "bench-publisher") as publisher:
+
+    def follow_null() -> float | None:
+        null.subscribe()
         wall_s = null.follow(len(messages), lambda: publisher.publish(elsewhere), DRAIN_S_MAX)
         null.forget()
-        return None if wall_s is None else len(messages) / wall_s, _follow(meter, publisher, published, messages)
+        return None if wall_s is None else len(messages) / wall_s
+
+    with Publisher(native.place.broker.port, "bench-publisher") as publisher:
+        null_rate = follow_null() if null_first else None
+        followed = _follow(meter, publisher, published, messages)
+        return null_rate if null_first else follow_null(), followed
 
 
 def _follow(meter: Meter, publisher: Publisher, published: Rounds, messages: Sequence[tuple[bytes, bytes]]) -> Drained:
     """Return what ingest did while these were published."""
-    before = meter.watch.look()
-    publisher.publish(chunks(packets(messages)))
+    pieces = chunks(packets(messages))
+    before, begun_at = meter.watch.look(), datetime.now(UTC)
+    publisher.publish(pieces)
     complete = meter.await_stored(len(messages), DRAIN_S_MAX)
     cpu = {name: s - before.get(name, 0.0) for name, s in meter.watch.look().items()}
-    return meter.result(published, cpu, complete=complete)
+    return meter.result(published, cpu, complete=complete, begun_at=begun_at)
 
 
 def flaw_of(drained: list[Drained], flaw: GateReason | None) -> GateReason | None:

@@ -67,7 +67,7 @@ class BenchOptions:
 
     def one_reading_messages(self, broker_kind: str) -> int:
         """Return the backlog of one repetition."""
-        return 3_000 if broker_kind == "amqtt" else max(10_000, round(150_000 * self.scale))
+        return 3_000 if broker_kind == "amqtt" else max(30_000, round(150_000 * self.scale))
 
     @property
     def pack_readings(self) -> int:
