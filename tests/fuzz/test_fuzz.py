@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("target", [*(d.name for d in DIALECTS), "sparkplug-host", "mqtt"])
-def test_fuzz_short_search_breaks_no_law(target: str, tmp_path: Path) -> None:
+def test_fuzz_short_search_breaks_no_law(target: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    record_property("fuzz", f"fuzz: searched with the seed of the day, {SEED} ({RUNS} inputs a target at least)")
     code, said = run(str(FUZZ), target, "--runs", str(RUNS), "--seed", str(SEED), "--folder", str(tmp_path))
     assert code == 0, f"seed {SEED}: {said[-4000:]}"
     ended = re.search(r"^#(\d+)\s+DONE\s+cov: (\d+)", said, re.M)

@@ -71,13 +71,15 @@ class Ingest:
             process.wait()
             raise
 
-    def kill(self) -> None:
-        """SIGKILL; the supervisor starts the next."""
+    def kill(self) -> bool:
+        """SIGKILL; the supervisor starts the next. False when none was there: killed a moment ago, and not started again yet."""
         with self._lock:
             process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        if process is None:
+            return False
+        process.kill()
+        process.wait()
+        return True
 
     def kill_for_good(self) -> None:
         """SIGKILL, and start no other."""

@@ -43,8 +43,10 @@ def kills(world: World) -> dict[str, Any]:
         if moment == "at work":
             world.wait_until_running()
         world.sleep(world.rng.uniform(*{"early": (0.05, 0.6), "soon": (0.6, 4.0), "at work": (0.0, 1.5)}[moment]))
-        hit["running" if world.is_running() else "starting"] += 1
-        world.ingest.kill()
+        how = "running" if world.is_running() else "starting"
+        while not world.ingest.kill():
+            world.sleep(0.05)
+        hit[how] += 1
         world.say(f"killed ingest, {moment}")
     world.facts["kills"] = hit
     world.wait_until_running()
