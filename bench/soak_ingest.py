@@ -284,7 +284,7 @@ class Soak:
 def _answers(node: Postgres) -> bool:
     try:
         node.execute("SELECT 1", "postgres")
-    except Exception:
+    except Exception:  # down, starting, cut off: whatever it is, it does not answer
         return False
     return True
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 import hypothesis
 import psycopg
 import pytest
+from needs import missing
 
 from underway.app.brokers import Broker, embedded_broker
 from underway.store.connect import connect
@@ -157,7 +158,7 @@ def new_database(embedded_admin_url: str) -> Callable[[], AbstractContextManager
 def mosquitto(tmp_path: Path) -> Iterator[Broker]:
     """A real Mosquitto of this test's own."""
     if not _has_mosquitto():
-        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+        missing("mosquitto is not installed (apt-get install mosquitto)")
     with embedded_broker(tmp_path / "broker", kind="mosquitto") as running:
         yield running
 
@@ -166,7 +167,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Broker]:
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
     """A broker of this test's own, of each kind."""
     if request.param == "mosquitto" and not _has_mosquitto():
-        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+        missing("mosquitto is not installed (apt-get install mosquitto)")
     with embedded_broker(tmp_path / "broker", kind=request.param) as running:
         yield running
 

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import uvicorn
 import web_town
+from needs import missing
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
@@ -151,7 +152,7 @@ class Browser:
 @pytest.fixture
 def browse(tmp_path: Path) -> Iterator[Callable[..., Browser]]:
     if not CHROMIUM.exists() or not DRIVER.exists():
-        pytest.skip("Chromium and its driver are not installed (apt-get install chromium chromium-driver)")
+        missing("Chromium and its driver are not installed (apt-get install chromium chromium-driver)")
     opened: list[Browser] = []
 
     def make(width: int, height: int, phone: bool = False) -> Browser:

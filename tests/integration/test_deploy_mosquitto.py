@@ -19,6 +19,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from needs import missing
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -111,7 +112,7 @@ def make_certificates(folder: Path, *, mutual: bool) -> None:
 @contextlib.contextmanager
 def running(*, tls: bool = False, mutual: bool = False) -> Iterator[Broker]:
     if shutil.which("mosquitto", path=PATH) is None:
-        pytest.skip("mosquitto is not installed")
+        missing("mosquitto is not installed")
     base = Path(tempfile.mkdtemp(prefix="uw-mosquitto-", dir="/tmp"))
     home, run = base / "home", base / "run"
     shutil.copytree(CONFIG, home / "config", ignore=shutil.ignore_patterns("certs"))

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import yaml
+from needs import missing
 
 from grafana.dashboards import SCRAPE_INTERVAL, ingest
 from underway.app.ingest_metrics import Histogram
@@ -36,7 +37,7 @@ TARGETS = [
 def program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed (apt-get install --no-install-recommends prometheus)")
+        missing(f"{name} is not installed (apt-get install --no-install-recommends prometheus)")
     return found
 
 

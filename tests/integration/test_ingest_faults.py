@@ -24,6 +24,7 @@ import pytest
 from faults.postgres import wipe
 from faults.scenarios import MOUNT_REFUSED, OUTAGE_S
 from faults.world import make_template
+from needs import missing
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -116,7 +117,7 @@ class Runs:
 def runs(request: pytest.FixtureRequest) -> Iterator[Runs]:
     """Every scenario that a selected test asks for, started at once."""
     if not (shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")):
-        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+        missing("mosquitto is not installed (apt-get install mosquitto)")
     params = [item.callspec.params for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     wanted = {found["verdict"] for found in params if "verdict" in found}
     folder = Path(tempfile.mkdtemp(prefix="underway-faults-"))

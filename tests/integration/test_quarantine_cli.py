@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 import psycopg
 import pytest
+from needs import missing
 from paho.mqtt.enums import CallbackAPIVersion
 from typer.testing import CliRunner
 
@@ -220,7 +221,7 @@ def test_replay_again_takes_only_what_failed_again_unless_named(
 def test_replay_of_a_message_that_the_broker_refuses_says_so_and_leaves_it_open(filled: psycopg.Connection[Any], tmp_path: Path) -> None:
     program = brokers._mosquitto_program()
     if program is None:
-        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+        missing("mosquitto is not installed (apt-get install mosquitto)")
     port = brokers._free_port()
     (tmp_path / "acl").write_text("topic read #\n")
     (tmp_path / "acl").chmod(0o644)

@@ -209,7 +209,7 @@ def _handler(facts: Facts, registry: CollectorRegistry) -> type[BaseHTTPRequestH
                     self._say(HTTPStatus.NOT_FOUND, "there is /metrics and /healthz")
             except OSError:
                 raise
-            except Exception:
+            except Exception:  # whatever a fact breaks on, who asks gets an answer, and the log the reason
                 log.exception("%s cannot be answered", path)
                 self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "the service cannot say how it is; its log says why")
 

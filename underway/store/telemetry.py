@@ -76,6 +76,7 @@ def _numpy_to_builtin(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
+    # the error by which a hook of msgspec says that it does not know a type
     raise NotImplementedError(f"evidence must hold plain values or numpy ones, got {value!r}")
 
 

@@ -388,7 +388,7 @@ def _switch_wal(server: Postgres) -> bool:
     """Use up a segment of the log; False when the server cannot any more."""
     try:
         server.execute("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 100000)), pg_switch_wal()", "postgres")
-    except Exception:
+    except Exception:  # the disk is full, or the server went down over it: either is what is waited for
         return False
     return True
 

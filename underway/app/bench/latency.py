@@ -198,7 +198,7 @@ class _Run:
     def _load(self, publisher: Publisher, dues: list[Due]) -> None:
         try:
             self.late_s = publisher.paced(dues, self._failed.is_set)
-        except Exception:
+        except Exception:  # in a thread of its own: whatever it is, those that wait are told that there is no load any more
             self._failed.set()
 
     def _wait(self, until_s: float) -> None:
