@@ -35,7 +35,7 @@ from underway.model.findings import (
     Signal,
     finding_id,
 )
-from underway.model.hydraulics import LeakSignatures
+from underway.model.hydraulics import LeakSignatures, NetworkModel
 from underway.model.instants import (
     DAY_US,
     EPOCH_AT,
@@ -113,6 +113,7 @@ __all__ = [
     "IncidentState",
     "InternalError",
     "LeakSignatures",
+    "NetworkModel",
     "LifecycleEvent",
     "OperatorError",
     "OrderState",
