@@ -16,7 +16,8 @@ from detectors.parts import STATE_BYTES_TARGET, PartPlan
 from detectors.plan import Planned, plan_lanes
 from detectors.sensor.no_data import NoData
 from detectors.snapshot import pack, unpack
-from underway.model import Channel, Hold, InternalError, LeakSignatures, ReadingBatch, Registry
+from detectors.water.leak_committee import DigRules
+from underway.model import Channel, Hold, InternalError, LeakSignatures, NetworkModel, ReadingBatch, Registry
 
 BANK_VERSION = "2"
 
@@ -80,6 +81,10 @@ class Bank:
         Only these lanes; see `only`.
     channel_ids : collection of int, optional
         Only these channels for detectors that look at every channel on its own.
+    models : sequence of NetworkModel
+        Hydraulic models of the site, where the utility has them.
+    digs : DigRules, optional
+        When a crew is sent for a leak.
 
     Notes
     -----
@@ -107,10 +112,12 @@ class Bank:
         signatures: Sequence[LeakSignatures] = (),
         lane_keys: Collection[str] | None = None,
         channel_ids: Collection[int] | None = None,
+        models: Sequence[NetworkModel] = (),
+        digs: DigRules | None = None,
     ) -> None:
         self.registry = registry
-        self._signatures = tuple(signatures)
-        plan = plan_lanes(registry, signatures, lane_keys, channel_ids)
+        self._signatures, self._models, self._digs = tuple(signatures), tuple(models), digs
+        plan = plan_lanes(registry, signatures, lane_keys, channel_ids, models, digs)
         if len({p.key for p in plan}) != len(plan):
             raise InternalError(f"expected one lane a key, got {sorted(p.key for p in plan)!r}")
         self._size = max((c.channel_id for c in registry.channels), default=0) + 1
@@ -159,7 +166,7 @@ class Bank:
         channel_ids : collection of int, optional
             Channels of the late rows, for detectors that look at every channel on its own; all when left out.
         """
-        return Bank(self.registry, self._signatures, lane_keys, channel_ids)
+        return Bank(self.registry, self._signatures, lane_keys, channel_ids, self._models, self._digs)
 
     # -- what it has ----------------------------------------------------------------------------------------------------------
 

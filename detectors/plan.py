@@ -15,8 +15,10 @@ from detectors.sensor.flat_line import ROLES as FLAT_ROLES
 from detectors.sensor.flat_line import FlatLine
 from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
+from detectors.water.leak_committee import DigRules
+from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
-from underway.model import AssetClass, Channel, LeakSignatures, Registry, ZoneKind
+from underway.model import AssetClass, Channel, LeakSignatures, NetworkModel, Registry, ZoneKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ def plan_lanes(
     signatures: Sequence[LeakSignatures] = (),
     keys: Collection[str] | None = None,
     channel_ids: Collection[int] | None = None,
+    models: Sequence[NetworkModel] = (),
+    digs: DigRules | None = None,
 ) -> list[Planned]:
     """Return every detector that `registry` has channels for, in a stable order.
 
@@ -46,9 +50,13 @@ def plan_lanes(
         Only the detectors with these keys.
     channel_ids : collection of int, optional
         Only these channels are seen by detectors that look at every channel on its own (flat-line, roughness).
+    models : sequence of NetworkModel
+        Hydraulic models; each section of one that can be balanced is watched with it.
+    digs : DigRules, optional
+        When a crew is sent for a leak.
     """
     channels = tuple(sorted(registry.channels, key=lambda c: c.channel_id))
-    plan = [*_road(registry, channels, channel_ids), *_sensor(registry, channels, channel_ids)]
+    plan = [*_network(registry, channels, models, digs), *_road(registry, channels, channel_ids), *_sensor(registry, channels, channel_ids)]
     if keys is not None:
         wanted = frozenset(keys)
         plan = [p for p in plan if p.key in wanted]
@@ -93,6 +101,12 @@ def _water(
     for fleet in fleets.values():
         fleet.build()
     return plan
+
+
+def _network(registry: Registry, channels: Sequence[Channel], models: Sequence[NetworkModel], digs: DigRules | None) -> list[Planned]:
+    assets = {a.asset_id: a for a in registry.assets}
+    detectors = [d for model in models for d in NetworkLeaks.plan(channels, model, registry.site.timezone, assets, digs)]
+    return [Planned(d.key, d.channels, frames=d) for d in detectors]
 
 
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 
 WIDTH = 140
 """Columns of the tables where no terminal says how many there are."""
+
+JUDGED_FROM = datetime(2025, 1, 1, tzinfo=UTC)
 
 bench_app = typer.Typer(help="Measure this installation against what it could reach at best.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -64,3 +68,77 @@ def ingest(
         screen = Console()
         print_report(screen if screen.is_terminal else Console(width=WIDTH), facts)
     raise typer.Exit(0 if facts["ok"] else 1)
+
+
+@bench_app.command("leaks")
+def leaks(
+    town: Annotated[
+        list[Path], typer.Option(help="Folder of a town (scada.parquet; the network's files one level up). May be given more than once.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where the digs go (CSV); with several towns, a folder.")] = None,
+    judged_from: Annotated[datetime, typer.Option("--from", help="Begin of the judged time, UTC: no crew is sent before.")] = JUDGED_FROM,
+    until: Annotated[datetime | None, typer.Option(help="Cut the town here, UTC: nothing at or after it is read.")] = None,
+    baseline: Annotated[bool, typer.Option(help="Run the simple baseline beside it.")] = True,
+    leak_by_leak: Annotated[
+        bool, typer.Option("--leaks", help="List every leak: found by which dig, how late, how far off, or missed.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Replay towns of the leak benchmark through the bank of detectors, and say what its digs are worth.
+
+    A town has `scada.parquet`, `amr.parquet` and `repairs_year1.csv`; `pipes.csv`, `nodes.csv`, `sensors.csv` and the EPANET file stand one level up.
+    Where it also has `truth/`, its digs are scored. The exit code is 0 when every gate is kept, or nothing is scored. How: docs/bench.md.
+    """
+    from underway.app.bench.leak_report import as_plain, print_leaks, print_summary
+    from underway.app.bench.leaks import run_town, write_digs
+
+    console = Console(stderr=True)
+    results = []
+    for folder in town:
+        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress:
+            bar = progress.add_task(f"town {folder.name}", total=1.0)
+            result = run_town(
+                folder, judged_from.replace(tzinfo=UTC), None if until is None else until.replace(tzinfo=UTC), baseline,
+                lambda share, bar=bar, progress=progress: progress.update(bar, completed=share),  # type: ignore[misc]
+            )  # fmt: skip
+        results.append(result)
+        if out is not None:
+            write_digs(out if len(town) == 1 else out / f"{folder.name}.csv", result.digs)
+        console.print(
+            f"town {folder.name}: {len(result.digs)} digs, {result.readings:,} readings in {result.replay_s:.0f} s", highlight=False
+        )
+    facts = as_plain(results)
+    if json_output:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        screen = Console()
+        screen = screen if screen.is_terminal else Console(width=WIDTH)
+        print_summary(screen, results)
+        for result in results if leak_by_leak else ():
+            print_leaks(screen, result)
+    raise typer.Exit(0 if facts["ok"] else 1)
+
+
+@bench_app.command("town")
+def make_town(
+    network: Annotated[Path, typer.Argument(help="Folder with an EPANET file, pipes.csv, nodes.csv and sensors.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; put it into the network's folder.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same town.")] = 1,
+    leaks_drawn: Annotated[bool, typer.Option("--leaks/--no-leaks", help="Whether anything leaks.")] = True,
+    solve_every_min: Annotated[int, typer.Option(help="5, 15 or 60: how often the hydraulics are solved.")] = 5,
+) -> None:
+    """Simulate a town of the leak benchmark: two years of SCADA, meters, repairs, and the truth."""
+    from simulators.leak_town import simulate_town, write_town
+
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress:
+        bar = progress.add_task(f"seed {seed}", total=1.0)
+        made = simulate_town(
+            network,
+            seed,
+            leaks=None if leaks_drawn else (),
+            solve_every_min=solve_every_min,
+            told=lambda share: progress.update(bar, completed=share),
+        )
+    write_town(made, out)
+    console.print(f"{out}: {len(made.leaks)} leaks", highlight=False)

@@ -1,0 +1,317 @@
+"""Several trackers with different beliefs watch one section; what most of them see at one place is a leak, and what is worth it is dug for.
+
+One filter is brittle: after a wrong step it explains the next leaks by the wrong one. Filters that differ in how much they let the biases drift, how
+sure they must be, and how much they forgive the model where a leak ends go wrong at different times. The share of them that has a leak within the
+reach of a dig is a better probability than what any of them states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from detectors.contract import FloatArray
+from detectors.water.leak_tracker import Closing, Leak, LeakTracker, Noise, Rules
+
+MEMBERS: tuple[Rules, ...] = (
+    Rules(),
+    Rules(drift=0.33, threshold=45.0),
+    Rules(close_error=0.15, unsettled_m3ph=15.0),
+    Rules(close_error=0.15, unexplained=6.0, slowing=True),
+    Rules(drift=0.2, threshold=45.0, close_error=0.15),
+)
+DAY_S = 86_400.0
+RAISE_MASS = 0.4
+JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
+JOIN_DAYS = 5.0
+FAINT_DAYS, FAINT_M3PH = 3.0, 0.3
+"""A leak that old with less flow than that is not counted."""
+OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
+"""Near a known leak, only what has more flow than that within some days is another leak; less is growth of the known one."""
+MOVED_SHARE = 0.9
+UPDATE_SHARE = 0.25
+
+
+class PlaceChange(StrEnum):
+    """What became of a place at a step."""
+
+    RAISED = "raised"
+    MEASURED = "measured"
+    DIG = "dig"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class DigRules:
+    """When a crew is sent.
+
+    A dig at a place where the leak lies with probability P saves ``P * flow * price * 24 * horizon`` and costs ``dig``, and ``dry`` besides where it
+    finds nothing: a road was closed and dug up in vain, and the next call is believed less.
+
+    Attributes
+    ----------
+    from_us : int
+        No dig before: a utility that only learns.
+    price_eur_m3, dig_eur, dry_eur, reach_m : float
+    horizon_days : float
+        How long a leak would run on if nobody came.
+    """
+
+    from_us: int = -(2**62)
+    price_eur_m3: float = 0.80
+    dig_eur: float = 500.0
+    dry_eur: float = 1000.0
+    horizon_days: float = 100.0
+    reach_m: float = 300.0
+
+    def worth_eur(self, probability: float, flow_m3ph: float) -> float:
+        """Return what a dig is expected to bring.
+
+        Examples
+        --------
+        One m3/h for 100 days at 0.80 EUR are 1920 EUR; a sure dig costs 500:
+
+        >>> DigRules().worth_eur(1.0, 1.0), DigRules().worth_eur(0.0, 1.0)
+        (1420.0, -1500.0)
+        """
+        saved = probability * max(flow_m3ph, 0.0) * 24.0 * self.horizon_days * self.price_eur_m3
+        return saved - self.dig_eur - (1.0 - probability) * self.dry_eur
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A leak as the committee sees it.
+
+    Attributes
+    ----------
+    number : int
+    pipe : int
+        Most probable pipe at the alarm; its name from then on.
+    alarm_s, opened_s : float
+        Time of the alarm and likely begin, seconds since 1970.
+    members : set of (int, int)
+        (tracker, leak) of those that see it.
+    where : ndarray, shape (p,)
+        Probability of each pipe, together `seen` (the share of the trackers that see it).
+    flow_m3ph, told_m3ph : float
+        Now, and when it was last told.
+    abrupt : bool
+    dig_pipe, mass : int and float
+        Pipe within whose reach most probability lies, and how much.
+    dug_s, ended_s : float or None
+    """
+
+    number: int
+    pipe: int
+    alarm_s: float
+    opened_s: float
+    members: set[tuple[int, int]]
+    where: FloatArray
+    seen: float = 0.0
+    flow_m3ph: float = 0.0
+    told_m3ph: float = 0.0
+    abrupt: bool = False
+    dig_pipe: int = 0
+    mass: float = 0.0
+    dug_s: float | None = None
+    dug_pipe: int = -1
+    ended_s: float | None = None
+    closing: Closing | None = None
+
+
+class Committee:
+    """Trackers of one section, and the places that they agree on.
+
+    Parameters
+    ----------
+    signatures : ndarray, shape (p, m)
+    distance_m : ndarray, shape (p, p)
+        Between the middles of pipes, along the pipes.
+    length_m : ndarray, shape (p,)
+    noise : Noise
+    digs : DigRules
+    members : sequence of Rules
+    """
+
+    def __init__(
+        self,
+        signatures: FloatArray,
+        distance_m: FloatArray,
+        length_m: FloatArray,
+        noise: Noise,
+        digs: DigRules,
+        members: Sequence[Rules] = MEMBERS,
+    ) -> None:
+        self.distance, self.near, self.digs = distance_m, distance_m <= digs.reach_m, digs
+        self._near = self.near.astype(np.float64)
+        self.trackers = [LeakTracker(signatures, self.near, length_m, noise, rules) for rules in members]
+        self.places: list[Place] = []
+        self.count = 0
+        self._placed: set[tuple[int, int]] = set()
+
+    def running(self) -> list[Place]:
+        """Return the places whose leak runs."""
+        return [p for p in self.places if p.ended_s is None]
+
+    def repaired(self, now_s: float, pipe: int) -> None:
+        """Take note of a repair that a crew reported."""
+        for tracker in self.trackers:
+            tracker.repaired(now_s, pipe)
+
+    def step(
+        self, now_s: float, recent: Sequence[FloatArray], end_of_day: bool, per_day: int, judging: bool = True
+    ) -> list[tuple[PlaceChange, Place]]:
+        """Take the newest daily mean in, see `LeakTracker.step`; return what changed, in order."""
+        for tracker in self.trackers:
+            tracker.step(now_s, recent, end_of_day, per_day, judging)
+        changes: list[tuple[PlaceChange, Place]] = []
+        leaks = {(k, leak.number): leak for k, tracker in enumerate(self.trackers) for leak in tracker.running()}
+        self._join(leaks)
+        raised = self._raise(now_s, leaks)
+        for place in self.running():
+            mine = {key: leaks[key] for key in place.members if key in leaks}
+            if not mine:
+                place.ended_s, place.closing = now_s, self._closing(place)
+                changes.append((PlaceChange.ENDED, place))
+                continue
+            if end_of_day or place in raised:
+                self._measure(place, mine)
+            if place in raised:
+                place.pipe, place.told_m3ph = place.dig_pipe, place.flow_m3ph
+                changes.append((PlaceChange.RAISED, place))
+            elif end_of_day and abs(place.flow_m3ph - place.told_m3ph) > UPDATE_SHARE * max(place.told_m3ph, 1.0):
+                place.told_m3ph = place.flow_m3ph
+                changes.append((PlaceChange.MEASURED, place))
+            if place.dug_s is None and now_s * 1e6 >= self.digs.from_us and self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0:
+                place.dug_s, place.dug_pipe = now_s, place.dig_pipe
+                changes.append((PlaceChange.DIG, place))
+        self._forget(now_s)
+        return changes
+
+    def _faint(self, key: tuple[int, int], leak: Leak, now_s: float) -> bool:
+        return now_s - leak.alarm_s > FAINT_DAYS * DAY_S and self.trackers[key[0]].flow(leak) < FAINT_M3PH
+
+    def _join(self, leaks: dict[tuple[int, int], Leak]) -> None:
+        """Give leaks that other trackers see at a known place, at about the same time, to that place."""
+        for key, leak in leaks.items():
+            if key in self._placed:
+                continue
+            for place in self.running():
+                if abs(leak.alarm_s - place.alarm_s) < JOIN_DAYS * DAY_S and float(leak.where @ self._near[place.pipe]) > JOIN_MASS_LATE:
+                    place.members.add(key)
+                    self._placed.add(key)
+                    break
+
+    def _raise(self, now_s: float, leaks: dict[tuple[int, int], Leak]) -> list[Place]:
+        """Return new places: where most of the trackers have a leak that belongs to none yet."""
+        free = {key: leak for key, leak in leaks.items() if key not in self._placed and not self._faint(key, leak, now_s)}
+        found: list[Place] = []
+        while free:
+            share = self._share(free)
+            mass = self._near @ share
+            j = int(np.argmax(mass))
+            if mass[j] < RAISE_MASS:
+                break
+            mine = {key for key, leak in free.items() if float(leak.where @ self._near[j]) > JOIN_MASS}
+            if not mine:
+                break
+            flows = [max(self.trackers[k].flow(free[k, n]), 0.0) for k, n in mine]
+            abrupt = sum(free[key].abrupt for key in mine) * 2 > len(mine)
+            known = next((p for p in self.running() if self.near[j, p.pipe] or (p.dug_pipe >= 0 and self.near[j, p.dug_pipe])), None)
+            settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
+            if known is not None and float(np.mean(flows)) < OWN_FLOW_M3PH:
+                # growth of the known leak, or another one: that is told when the flow stands
+                if settled:
+                    known.members |= mine
+                    self._placed |= mine
+            else:
+                self._placed |= mine
+                self.count += 1
+                opened = float(np.median([free[key].opened_s for key in mine]))
+                place = Place(self.count, j, now_s, opened, mine, share, abrupt=abrupt)
+                self.places.append(place)
+                found.append(place)
+            free = {key: leak for key, leak in free.items() if key not in mine}
+        return found
+
+    def _share(self, leaks: dict[tuple[int, int], Leak]) -> FloatArray:
+        """Return for each pipe the share of trackers that have one of these leaks there."""
+        total = np.zeros(len(self.near))
+        for k in range(len(self.trackers)):
+            mine = [leak.where for (tracker, _), leak in leaks.items() if tracker == k]
+            if mine:
+                total += np.minimum(np.sum(mine, axis=0), 1.0)
+        return total / len(self.trackers)
+
+    def _measure(self, place: Place, mine: dict[tuple[int, int], Leak]) -> None:
+        place.where = self._share(mine)
+        place.seen = len({k for k, _ in mine}) / len(self.trackers)
+        by_tracker = [sum(max(self.trackers[k].flow(leak), 0.0) for (k, _), leak in mine.items() if k == t) for t in {k for k, _ in mine}]
+        place.flow_m3ph = float(np.median(by_tracker))
+        mass = self._near @ place.where
+        j = int(np.argmax(mass))
+        inside = np.flatnonzero(self.near[j])
+        # of all pipes whose reach holds nearly as much: the one from which it is not far to what is probable
+        middle = int(inside[np.argmin(self.distance[np.ix_(inside, inside)] @ place.where[inside])])
+        place.dig_pipe = middle if mass[middle] >= MOVED_SHARE * mass[j] else j
+        place.mass = min(float(mass[place.dig_pipe]), 1.0)
+
+    def _closing(self, place: Place) -> Closing | None:
+        reasons = [
+            leak.closing
+            for k, t in enumerate(self.trackers)
+            for leak in t.leaks
+            if (k, leak.number) in place.members and leak.closing is not None
+        ]
+        return max(set(reasons), key=reasons.count) if reasons else None
+
+    def _forget(self, now_s: float) -> None:
+        """Drop places that ended long ago."""
+        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > 60 * DAY_S]
+        for place in gone:
+            self.places.remove(place)
+            self._placed -= place.members
+
+    # -- state ----------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, object]:
+        """Return everything that the next step depends on."""
+        return {
+            "trackers": [t.state() for t in self.trackers],
+            "places": [
+                {
+                    **{name: getattr(p, name) for name in _PLACE},
+                    "members": sorted(list(key) for key in p.members),
+                    "where": p.where,
+                    "closing": None if p.closing is None else p.closing.value,
+                }
+                for p in self.places
+            ],
+            "count": self.count,
+            "placed": sorted(list(key) for key in self._placed),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        for tracker, own in zip(self.trackers, state["trackers"], strict=True):
+            tracker.restore(own)
+        self.places = [
+            Place(
+                **{name: p[name] for name in _PLACE},
+                members={(k, n) for k, n in p["members"]},
+                where=p["where"],
+                closing=None if p["closing"] is None else Closing(p["closing"]),
+            )
+            for p in state["places"]
+        ]
+        self.count = state["count"]
+        self._placed = {(k, n) for k, n in state["placed"]}
+
+
+_PLACE = (
+    "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "abrupt", "dig_pipe", "mass", "dug_s", "dug_pipe", "ended_s",
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""The tables of ``underway bench leaks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from underway.app.bench.leaks import TownResult, summary
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "-"
+    if unit == "EUR":
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) < 10 and value != int(value) else f"{value:g}" if value == int(value) else f"{value:.1f}"
+
+
+def print_summary(console: Console, results: Sequence[TownResult]) -> None:
+    """Print every figure of every town, median, spread, baseline, gate and goal."""
+    table = Table(title="Leaks: every town, median and spread, the simple baseline, gate and goal")
+    table.add_column("measure")
+    for r in results:
+        table.add_column(r.town, justify="right")
+    for name in ("median", "min", "max", "baseline", "gate", "goal"):
+        table.add_column(name, justify="right")
+    for row in summary(results):
+        unit = str(row["unit"])
+        gate = _figure(row["gate"], unit)
+        if row["gate_kept"] is not None:
+            gate += " kept" if row["gate_kept"] else " MISSED"
+        goal = _figure(row["goal"], unit) + (" reached" if row["goal_reached"] else "")
+        towns = [_figure(v, unit) for v in row["towns"].values()]
+        spread = [_figure(row[name], unit) for name in ("median", "min", "max", "baseline_median")]
+        table.add_row(f"{row['measure']} {unit}".strip(), *towns, *spread, gate, goal)
+    console.print(table)
+
+
+def print_leaks(console: Console, result: TownResult) -> None:
+    """Print which leaks of a town were found, by which dig, and which were missed."""
+    if result.score is None:
+        return
+    table = Table(title=f"Town {result.town}: leak by leak")
+    for name in ("leak", "kind", "carried over", "dug at", "off by, m", "after, h", "EUR"):
+        table.add_column(name, justify="left" if name in ("leak", "kind", "dug at") else "right")
+    for f in result.score.detail:
+        table.add_row(f.pipe, f.kind, "yes" if f.carried else "", f.dug, f"{f.distance_m:.0f}", f"{f.delay_h:.0f}", f"{f.eur:,.0f}")
+    for pipe in result.score.missed:
+        table.add_row(pipe, "missed", "", "", "", "", "")
+    console.print(table)
+
+
+def as_plain(results: Sequence[TownResult]) -> dict[str, Any]:
+    """Return everything as plain values."""
+    rows = summary(results)
+    return {"towns": [r.plain() for r in results], "summary": rows, "ok": all(r["gate_kept"] is not False for r in rows)}

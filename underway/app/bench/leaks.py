@@ -1,0 +1,205 @@
+"""``underway bench leaks``: replay towns through the bank of detectors, and say what its digs are worth."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detectors.bank import Bank
+from detectors.water.leak_committee import DigRules
+from detectors.water.network_leaks import NetworkLeaks
+from underway.app.bench.leak_score import Score, pipe_distance_m, read_truth, score
+from underway.app.bench.leak_town import BenchTown, read_town
+from underway.model import Finding, OperatorError, from_us, to_us
+
+COLUMNS = ("time", "pipe", "alarm_at", "flow_m3ph", "mass_300m", "evidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Dig:
+    """A crew that is sent: when, where, since when it is known, what for."""
+
+    at_us: int
+    pipe: str
+    alarm_us: int
+    flow_m3ph: float
+    mass_300m: float
+    evidence: str
+
+    def row(self) -> tuple[str, str, str, str, str, str]:
+        """Return the line of the file."""
+        at, alarm = from_us(self.at_us).isoformat(), from_us(self.alarm_us).isoformat()
+        return at, self.pipe, alarm, f"{self.flow_m3ph:.2f}", f"{self.mass_300m:.3f}", self.evidence
+
+
+@dataclass(frozen=True, slots=True)
+class TownResult:
+    """What came of one town: digs, score (None without truth), wall time and CPU time of the replay in seconds."""
+
+    town: str
+    digs: tuple[Dig, ...]
+    score: Score | None
+    replay_s: float
+    cpu_s: float
+    readings: int
+    baseline: Score | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "town": self.town,
+            "digs": [asdict(d) for d in self.digs],
+            "score": None if self.score is None else self.score.plain(),
+            "baseline": None if self.baseline is None else self.baseline.plain(),
+            "replay_s": round(self.replay_s, 1),
+            "cpu_s": round(self.cpu_s, 1),
+            "readings": self.readings,
+        }
+
+
+def digs_of(findings: Sequence[Finding]) -> list[Dig]:
+    """Return the digs that findings of `NetworkLeaks` ask for, in the order of time."""
+    found = []
+    for f in findings:
+        details = f.evidence.details
+        if f.detector == NetworkLeaks.name and details.get("dig") and details.get("dig_asset_id"):
+            where = (f.detected_us, str(details["dig_asset_id"]), int(details["alarm_us"]))
+            found.append(Dig(*where, float(details["flow_m3ph"]), float(details["mass_300m"]), evidence_line(f)))
+    return sorted(found, key=lambda d: (d.at_us, d.pipe))
+
+
+def evidence_line(finding: Finding) -> str:
+    """Return the evidence of a finding in one line: which sensors carry it, expected against observed, and what would speak against it."""
+    carried = "; ".join(f"{d.name} {d.observed:.2f} {d.unit} instead of {d.expected:.2f}" for d in finding.evidence.drivers[:3])
+    return " | ".join(x for x in (finding.evidence.summary, carried, str(finding.evidence.details.get("doubt", ""))) if x)
+
+
+def replay(
+    town: BenchTown, digs_from: datetime, until: datetime | None = None, told: Callable[[float], None] = lambda share: None
+) -> tuple[list[Finding], int]:
+    """Send a town through the bank, day by day, as the pipeline would; return the findings of the network's detectors and the count of readings.
+
+    Raises
+    ------
+    OperatorError
+        When no section of the network can be balanced.
+    """
+    bank = Bank(town.registry, models=[town.model], digs=DigRules(from_us=to_us(digs_from)))
+    if not any(isinstance(d, NetworkLeaks) for d in bank.detectors.values()):
+        raise OperatorError(f"no part of {town.folder} can be balanced: each needs a pressure gauge, and a meter on all that feeds it")
+    bank.hold(town.repairs)
+    findings: list[Finding] = []
+    readings, days = 0, town.days(until)
+    for day, batch in enumerate(town.batches(until)):
+        readings += len(batch)
+        findings += [f for f in bank.step(batch).findings if f.detector == NetworkLeaks.name]
+        told((day + 1) / days)
+    return findings, readings
+
+
+def run_town(
+    folder: Path, digs_from: datetime, until: datetime | None, baseline: bool, told: Callable[[float], None] = lambda share: None
+) -> TownResult:
+    """Replay one town and score it."""
+    began, cpu = time.perf_counter(), time.process_time()
+    town = read_town(folder)
+    findings, readings = replay(town, digs_from, until, told)
+    wall, used = time.perf_counter() - began, time.process_time() - cpu
+    digs = digs_of(findings)
+    truth = read_truth(folder)
+    found = simple = None
+    if truth is not None:
+        number, distance = pipe_distance_m(town.pipe_ends, town.pipe_length_m)
+        since = to_us(digs_from) / 1e6
+        found = score([(d.at_us / 1e6, d.pipe) for d in digs], truth, number, distance, since)
+        if baseline:
+            from underway.app.bench.leak_baseline import baseline_digs
+
+            simple = score(baseline_digs(town, since, until), truth, number, distance, since)
+    return TownResult(folder.name, tuple(digs), found, wall, used, readings, simple)
+
+
+def write_digs(path: Path, digs: Sequence[Dig]) -> None:
+    """Write digs as the benchmark wants them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        rows.writerows(d.row() for d in digs)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One line of the table: a figure of a score, the gate and the goal for its median, and whether more is better."""
+
+    name: str
+    unit: str
+    gate: float
+    goal: float
+    more: bool
+
+    def of(self, result: TownResult, which: Score | None) -> float | None:
+        """Return the figure of one town."""
+        if self.name == "replay":
+            return result.replay_s
+        if which is None:
+            return None
+        if self.name == "abrupt_found_share":
+            return which.abrupt_found / which.abrupt if which.abrupt else None
+        if self.name == "incipient_found_share":
+            return which.incipient_found / which.incipient if which.incipient else None
+        value = getattr(which, self.name)
+        return None if value is None else float(value)
+
+
+MEASURES = (
+    Measure("share_strict", "of perfect", 0.75, 0.90, True),
+    Measure("false_digs", "", 5, 2, False),
+    Measure("repeats", "", 5, 2, False),
+    Measure("abrupt_found_share", "", 0.80, 0.95, True),
+    Measure("abrupt_delay_h", "h", 24, 6, False),
+    Measure("incipient_found_share", "", 0.50, 0.75, True),
+    Measure("incipient_delay_h", "h", float("nan"), float("nan"), False),
+    Measure("distance_m", "m", 120, 80, False),
+    Measure("eur_at_5000", "EUR", float("nan"), float("nan"), True),
+    Measure("replay", "s", 180, 60, False),
+)
+
+
+def summary(results: Sequence[TownResult]) -> list[dict[str, Any]]:
+    """Return one row a measure: of every town, the median and the spread, the baseline, gate, goal and whether the median keeps them."""
+    rows = []
+    for measure in MEASURES:
+        values = [measure.of(r, r.score) for r in results]
+        simple = [measure.of(r, r.baseline) for r in results] if measure.name != "replay" else []
+        known = [v for v in values if v is not None]
+        median = float(np.median(known)) if known else None
+        sense = 1 if measure.more else -1
+
+        def kept(limit: float, median: float | None = median, sense: int = sense) -> bool | None:
+            return None if median is None or np.isnan(limit) else bool(sense * (median - limit) >= 0)
+
+        plain = [v for v in simple if v is not None]
+        rows.append(
+            {
+                "measure": measure.name,
+                "unit": measure.unit,
+                "towns": dict(zip((r.town for r in results), values, strict=True)),
+                "median": median,
+                "min": min(known, default=None),
+                "max": max(known, default=None),
+                "baseline_median": float(np.median(plain)) if plain else None,
+                "gate": None if np.isnan(measure.gate) else measure.gate,
+                "goal": None if np.isnan(measure.goal) else measure.goal,
+                "gate_kept": kept(measure.gate),
+                "goal_reached": kept(measure.goal),
+            }
+        )
+    return rows
