@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -158,9 +159,7 @@ def sections(channels: Iterable[Channel], model: NetworkModel) -> tuple[list[Sec
         ``customer_flow``) at nodes.
     model : NetworkModel
     """
-    import wntr
-
-    network = _read(wntr, model.inp)
+    network = _read(model.inp)
     at: dict[Quantity, dict[str, Channel]] = {Quantity.FLOW: {}, Quantity.PRESSURE: {}, Quantity.LEVEL: {}}
     customers: dict[str, Channel] = {}
     for c in sorted(channels, key=lambda c: c.channel_id):
@@ -183,9 +182,13 @@ def sections(channels: Iterable[Channel], model: NetworkModel) -> tuple[list[Sec
     return found, refused
 
 
-def _read(wntr: Any, inp: str) -> Any:
+@lru_cache(maxsize=2)
+def _read(inp: str) -> Any:
+    """Return the model; nobody changes it, see `Section.build`."""
     import tempfile
     from pathlib import Path
+
+    import wntr
 
     with tempfile.TemporaryDirectory(prefix="underway-inp-") as folder:
         path = Path(folder) / "network.inp"
