@@ -28,11 +28,16 @@ DAY_S = 86_400.0
 RAISE_MASS = 0.4
 JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
 JOIN_DAYS = 5.0
-FAINT_DAYS, FAINT_M3PH = 3.0, 0.3
+NEW_DAYS, NEW_REACHES = 10.0, 2.5
+"""So long after an alarm, what shows within so many reaches of a dig is taken for the same leak, placed wrong."""
+FAINT_DAYS, FAINT_M3PH, FAINT_SHARE = 3.0, 0.3, 0.15
 """A leak that old with less flow than that is not counted."""
 OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
 """Near a known leak, only what has more flow than that within some days is another leak; less is growth of the known one."""
 MOVED_SHARE = 0.9
+REPAIR_MASS_MIN = 0.15
+LEFT_SHARE = 0.4
+"""A place that fewer of its trackers still see has ended."""
 UPDATE_SHARE = 0.25
 
 
@@ -97,12 +102,14 @@ class Place:
         (tracker, leak) of those that see it.
     where : ndarray, shape (p,)
         Probability of each pipe, together `seen` (the share of the trackers that see it).
-    flow_m3ph, told_m3ph : float
-        Now, and when it was last told.
+    flow_m3ph, told_m3ph, peak_m3ph : float
+        Now, when it was last told, and at most.
     abrupt : bool
     dig_pipe, mass : int and float
         Pipe within whose reach most probability lies, and how much.
     dug_s, ended_s : float or None
+    most : int
+        How many trackers saw it at most.
     """
 
     number: int
@@ -114,11 +121,13 @@ class Place:
     seen: float = 0.0
     flow_m3ph: float = 0.0
     told_m3ph: float = 0.0
+    peak_m3ph: float = 0.0
     abrupt: bool = False
     dig_pipe: int = 0
     mass: float = 0.0
     dug_s: float | None = None
     dug_pipe: int = -1
+    most: int = 0
     ended_s: float | None = None
     closing: Closing | None = None
 
@@ -159,8 +168,15 @@ class Committee:
 
     def repaired(self, now_s: float, pipe: int) -> None:
         """Take note of a repair that a crew reported."""
-        for tracker in self.trackers:
-            tracker.repaired(now_s, pipe)
+        chance, _, place = max(
+            ((float(p.where @ self._near[pipe]), -p.number, p) for p in self.running()), default=(0.0, 0, None), key=lambda c: c[:2]
+        )
+        for k, tracker in enumerate(self.trackers):
+            mine = [] if place is None or chance < REPAIR_MASS_MIN else [x for x in tracker.running() if (k, x.number) in place.members]
+            for leak in mine:
+                tracker.let_go(leak, now_s, Closing.REPAIRED)
+            if not mine:
+                tracker.repaired(now_s, pipe)
 
     def step(
         self, now_s: float, recent: Sequence[FloatArray], end_of_day: bool, per_day: int, judging: bool = True
@@ -174,12 +190,22 @@ class Committee:
         raised = self._raise(now_s, leaks)
         for place in self.running():
             mine = {key: leaks[key] for key in place.members if key in leaks}
-            if not mine:
+            left = {k for (k, n), leak in mine.items() if not self._faint((k, n), leak, now_s)}
+            place.most = max(place.most, len(left))
+            if not left or (len(left) < LEFT_SHARE * place.most and place not in raised):
                 place.ended_s, place.closing = now_s, self._closing(place)
                 changes.append((PlaceChange.ENDED, place))
                 continue
             if end_of_day or place in raised:
                 self._measure(place, mine)
+                place.peak_m3ph = max(place.peak_m3ph, place.flow_m3ph)
+                faint = place.flow_m3ph < max(FAINT_M3PH, FAINT_SHARE * place.peak_m3ph)
+                if faint and now_s - place.alarm_s > FAINT_DAYS * DAY_S:
+                    for (k, _), leak in mine.items():
+                        self.trackers[k].let_go(leak, now_s, Closing.PATTERN_GONE)
+                    place.ended_s, place.closing = now_s, Closing.PATTERN_GONE
+                    changes.append((PlaceChange.ENDED, place))
+                    continue
             if place in raised:
                 place.pipe, place.told_m3ph = place.dig_pipe, place.flow_m3ph
                 changes.append((PlaceChange.RAISED, place))
@@ -221,7 +247,7 @@ class Committee:
                 break
             flows = [max(self.trackers[k].flow(free[k, n]), 0.0) for k, n in mine]
             abrupt = sum(free[key].abrupt for key in mine) * 2 > len(mine)
-            known = next((p for p in self.running() if self.near[j, p.pipe] or (p.dug_pipe >= 0 and self.near[j, p.dug_pipe])), None)
+            known = next((p for p in self.running() if self._same(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
             if known is not None and float(np.mean(flows)) < OWN_FLOW_M3PH:
                 # growth of the known leak, or another one: that is told when the flow stands
@@ -238,6 +264,12 @@ class Committee:
             free = {key: leak for key, leak in free.items() if key not in mine}
         return found
 
+    def _same(self, place: Place, pipe: int, now_s: float) -> bool:
+        """Return whether what shows at a pipe may be the leak of a place: near it, or not far while that place is new and may be wrong."""
+        far = min(self.distance[pipe, p] for p in (place.pipe, place.dig_pipe, place.dug_pipe) if p >= 0)
+        reach = self.digs.reach_m
+        return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
+
     def _share(self, leaks: dict[tuple[int, int], Leak]) -> FloatArray:
         """Return for each pipe the share of trackers that have one of these leaks there."""
         total = np.zeros(len(self.near))
@@ -250,8 +282,9 @@ class Committee:
     def _measure(self, place: Place, mine: dict[tuple[int, int], Leak]) -> None:
         place.where = self._share(mine)
         place.seen = len({k for k, _ in mine}) / len(self.trackers)
-        by_tracker = [sum(max(self.trackers[k].flow(leak), 0.0) for (k, _), leak in mine.items() if k == t) for t in {k for k, _ in mine}]
-        place.flow_m3ph = float(np.median(by_tracker))
+        seeing = sorted({k for k, _ in mine})
+        flows = [sum(self.trackers[k].flow(leak) for (k, _), leak in mine.items() if k == t) for t in seeing]
+        place.flow_m3ph = max(float(np.median(flows)), 0.0)
         mass = self._near @ place.where
         j = int(np.argmax(mass))
         inside = np.flatnonzero(self.near[j])
@@ -313,5 +346,6 @@ class Committee:
 
 
 _PLACE = (
-    "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "abrupt", "dig_pipe", "mass", "dug_s", "dug_pipe", "ended_s",
+    "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "peak_m3ph", "abrupt", "dig_pipe", "mass", "dug_s", "dug_pipe",
+    "most", "ended_s",
 )  # fmt: skip

@@ -28,6 +28,8 @@ CLOSE_FLOW_M3PH = 1.0
 REPAIR_CHANCE_MIN = 0.15
 CLOSED_KEPT_DAYS = 8
 TOP_PIPES = 25
+SIGNALS_MIN = 3
+"""With fewer signals nothing is judged."""
 LEAKS_MAX = 40
 """A tracker that knows so many has lost its way; what comes then goes into the biases."""
 
@@ -241,7 +243,7 @@ class LeakTracker:
         if chances:
             chance, _, leak = max(chances, key=lambda c: c[:2])
             if chance > REPAIR_CHANCE_MIN:
-                self._let_go(leak, now_s, Closing.REPAIRED)
+                self.let_go(leak, now_s, Closing.REPAIRED)
                 return leak
         for leak in self.running():
             leak.walk_m3ph, leak.calm_day = self.rules.unsettled_m3ph, self.day + SETTLE_DAYS
@@ -298,7 +300,7 @@ class LeakTracker:
 
     def _judge(self, now_s: float, recent: Sequence[FloatArray], per_day: int) -> None:
         found: Verdict | None = None
-        closing: tuple[float, Leak] | None = None
+        closing: tuple[float, tuple[Leak, ...]] | None = None
         for span in SPANS_DAYS:
             state: State | None = self.now if span == 1 else self._before(span)
             if state is None or self.day - span < DAYS_MIN or (span > 1 and state.day < self._changed):
@@ -306,6 +308,8 @@ class LeakTracker:
             days = 1 if span == 1 else self.day - state.day
             half = max(1, days // 2)
             y, ok = _mean(recent, half, per_day)
+            if ok.sum() < SIGNALS_MIN:
+                continue
             verdict, d, expected = self._compare(self._predict(state, float(days)), y, ok, half, days)
             if found is None or verdict.ratio > found.ratio:
                 found = verdict
@@ -313,25 +317,31 @@ class LeakTracker:
         if found is None:
             return
         if closing is not None and closing[0] > max(self.rules.threshold, 0.8 * found.ratio):
-            self._let_go(closing[1], now_s, Closing.PATTERN_GONE)
+            for leak in closing[1]:
+                self.let_go(leak, now_s, Closing.PATTERN_GONE)
         elif found.ratio > self.rules.threshold:
             if found.unexplained > max(self.rules.unexplained * self.m, found.ratio) or len(self.leaks) >= LEAKS_MAX:
                 self._learn_anew(found)
             else:
                 self._open(now_s, found)
 
-    def _ended(self, state: State, d: FloatArray, expected: FloatArray) -> tuple[float, Leak] | None:
-        """Return (likelihood ratio, leak) of the known leak whose pattern is best missed by more than half of its flow."""
+    def _ended(self, state: State, d: FloatArray, expected: FloatArray) -> tuple[float, tuple[Leak, ...]] | None:
+        """Return (likelihood ratio, leaks) of what best explains differences as the end of a known leak, or of all known leaks of one place."""
         use = np.isfinite(d)
-        best: tuple[float, Leak] | None = None
-        for i, leak in self._known(state):
-            if leak.closed_s is None and state.mean[i] > CLOSE_FLOW_M3PH:
-                s = leak.pattern[use]
-                solved = np.linalg.solve(expected, np.column_stack((d[use], s)))
-                size = float(s @ solved[:, 1])
-                fall = -float(s @ solved[:, 0]) / size
-                if fall > 0.5 * state.mean[i] and (best is None or fall * fall * size > best[0]):
-                    best = (fall * fall * size, leak)
+        running = [(i, leak, int(np.argmax(leak.where))) for i, leak in self._known(state) if leak.closed_s is None]
+        groups = {tuple(other for other in running if self.near[pipe, other[2]]) for _, _, pipe in running} | {(one,) for one in running}
+        best: tuple[float, tuple[Leak, ...]] | None = None
+        for group in sorted(groups, key=lambda g: [x[1].number for x in g]):
+            flows = np.array([max(float(state.mean[i]), 0.0) for i, _, _ in group])
+            total = float(flows.sum())
+            if total <= CLOSE_FLOW_M3PH:
+                continue
+            s = sum((q * leak.pattern for q, (_, leak, _) in zip(flows, group, strict=True)), np.zeros(self.m))[use] / total
+            solved = np.linalg.solve(expected, np.column_stack((d[use], s)))
+            size = float(s @ solved[:, 1])
+            fall = -float(s @ solved[:, 0]) / size
+            if fall > 0.5 * total and (best is None or fall * fall * size > best[0]):
+                best = (fall * fall * size, tuple(leak for _, leak, _ in group))
         return best
 
     def _compare(self, state: State, y: FloatArray, ok: BoolArray, averaged: int, span: int) -> tuple[Verdict, FloatArray, FloatArray]:
@@ -430,13 +440,16 @@ class LeakTracker:
             return
         days = max(1, self.day - begin.day)
         y, ok = _mean(recent, max(1, min(self.day - leak.calm_day + 1, 4)), per_day)
+        if ok.sum() < SIGNALS_MIN:
+            return
         verdict, _, _ = self._compare(self._predict(begin, float(days)), y, ok, 1, days)
         if verdict.ratio > self.rules.threshold:
             leak.where = self._where(verdict)
             leak.pattern = leak.where @ self.signatures
             leak.spread = self._spread(leak.where, leak.pattern)
 
-    def _let_go(self, leak: Leak, now_s: float, why: Closing) -> None:
+    def let_go(self, leak: Leak, now_s: float, why: Closing) -> None:
+        """Believe that a leak has ended."""
         i = self._at(self.now, leak)
         q = float(self.now.mean[i])
         leak.closed_s, leak.closing, leak.closed_day = now_s, why, self.day

@@ -416,7 +416,6 @@ class NetworkLeaks:
     def state(self) -> bytes:
         """Return everything that the next step depends on."""
         fit = self._fitted.fit
-        width = len(self._rows[0]) if self._rows else 0
         return pack(
             {
                 "fit": None if fit is None else {name: getattr(fit, name) for name in _FIT},
@@ -427,9 +426,9 @@ class NetworkLeaks:
                 "first_level": self._first_level,
                 "last": self._last,
                 "run": self._run,
-                "rows": np.array(self._rows).reshape(-1, width),
+                "rows": np.array(self._rows) if self._rows else np.zeros((0, 0)),
                 "row_hour": self._row_hour,
-                "means": np.array(self._means).reshape(len(self._means), -1),
+                "means": np.array(self._means) if self._means else np.zeros((0, 0)),
                 "historical": self._historical,
                 "repairs": self._repairs,
                 "told": [[k, *v] for k, v in sorted(self._told.items())],

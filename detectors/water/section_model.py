@@ -27,6 +27,9 @@ DEMAND_SD = 0.2
 """Relative error of the nominal share of a node in the demand."""
 OFFSET_SD_M, OFFSET_SD_M3PH = 0.3, 3.0
 MEAN_SD_M, MEAN_SD_M3PH = 0.003, 0.09
+LOAD_SD = 0.01
+"""Relative error of the load of a bin, and of the model beyond its roughness."""
+LOG_FACTOR_MAX = 0.5
 PROBES_M3PH = (5.0, 15.0)
 LOAD_EXPONENT, LOSS_EXPONENT = 0.85, 1.85
 DEMAND_MIN_M3PH = 1.0
@@ -131,7 +134,7 @@ class FittedSection:
             factors = self.section.factors(max(float(loads.demand[k]), DEMAND_MIN_M3PH), int(loads.week_hour[k]))
             pumps = {f"pump-{i}": max(float(v), 0.0) for i, v in enumerate(loads.pumps[k])}
             self.engine.load({**factors, **pumps}, dict(zip(self.section.tanks, loads.levels[k], strict=True)), loads.customers[k])
-            found[k, : self.gauges + self.links] = self._signals()
+            found[k, : self.gauges + self.links] = self._signals(anew=True)
         if self.balanced:
             found[:, -1] = loads.demand
         return found
@@ -149,8 +152,8 @@ class FittedSection:
             weight[:, : self.gauges] = ((np.clip(loads.demand, DEMAND_MIN_M3PH, None) / self.fit.scale[0]) ** LOAD_EXPONENT)[:, None]
         return weight
 
-    def _signals(self) -> FloatArray:
-        found = self.engine.solve()
+    def _signals(self, *, anew: bool = False) -> FloatArray:
+        found = self.engine.solve(anew=anew)
         found[self.gauges :] *= self._sign
         return found
 
@@ -241,7 +244,7 @@ class FittedSection:
         mean_sd = np.where(np.arange(n) < self.gauges, MEAN_SD_M, MEAN_SD_M3PH)
         log_factor = np.zeros(len(nominal))
         for _ in range(ROUNDS):
-            slopes, drawn, rest = [], [], []
+            slopes, drawn, rest, load_error = [], [], [], []
             for load in bins:
                 self._set(load)
                 answer = engine.answer(load.customers)
@@ -251,13 +254,16 @@ class FittedSection:
                 slopes.append((answer.flow_m3ph[:, None] * (at[section.ends[:, 0]] - at[section.ends[:, 1]])).T)
                 nodes = at[:-1]
                 drawn.append(((answer.share * load.demand)[:, None] * (nodes - answer.share @ nodes)).T)
+                load_error.append(LOAD_SD * load.demand * (answer.share @ nodes))
                 answer.signal[self.gauges :] *= self._sign
                 rest.append(load.seen[:n] - answer.signal + slopes[-1] @ log_factor)
             j, f, r = np.vstack(slopes), np.vstack(drawn), np.concatenate(rest)
             same = np.tile(np.eye(n), (len(bins), 1))
-            cov = j @ prior @ j.T + DEMAND_SD**2 * f @ f.T + (same * offset) @ same.T + np.diag(np.tile(mean_sd**2, len(bins)))
+            off = np.concatenate(load_error)
+            cov = j @ prior @ j.T + DEMAND_SD**2 * f @ f.T + (same * offset) @ same.T + np.diag(np.tile(mean_sd**2, len(bins)) + off**2)
+            cov += np.kron(np.eye(len(bins)), np.ones((n, n))) * np.outer(off, off)
             ok = np.isfinite(r)
-            log_factor = prior @ j[ok].T @ np.linalg.solve(cov[np.ix_(ok, ok)], r[ok])
+            log_factor = np.clip(prior @ j[ok].T @ np.linalg.solve(cov[np.ix_(ok, ok)], r[ok]), -LOG_FACTOR_MAX, LOG_FACTOR_MAX)
             engine.set_roughness(nominal * np.exp(log_factor))
 
     def _signatures(self, bins: list[_Load], scale: FloatArray) -> FloatArray:
