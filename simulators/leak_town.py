@@ -318,9 +318,12 @@ def _simulate(
     customer_nodes = [place[c] for c in files.elements("amr_demand_Lh")]
     area_c = _fed_by_tank(files, truth)
     in_area = np.array(sorted(area_c), np.int64)
+    today, slow = -1, np.ones(len(truth.names))
     for k in range(n):
         at = np.zeros(len(truth.names))
-        slow = np.exp([np.interp(day[k], months, wander[:, g]) for g in range(wander.shape[1])])[groups]
+        if int(day[k]) != today:
+            today = int(day[k])
+            slow = np.exp([np.interp(today, months, wander[:, g]) for g in range(wander.shape[1])])[groups]
         for kind, base in truth.base.items():
             at += base * slow * (factor[k] * shape[kind][k])
         at[customer_nodes] += amr[:, int(day[k] * 24 + 1e-9)] / 1000.0

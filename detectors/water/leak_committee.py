@@ -69,8 +69,8 @@ class DigRules:
     from_us: int = -(2**62)
     price_eur_m3: float = 0.80
     dig_eur: float = 500.0
-    dry_eur: float = 1000.0
-    horizon_days: float = 100.0
+    dry_eur: float = 5000.0
+    horizon_days: float = 75.0
     reach_m: float = 300.0
 
     def worth_eur(self, probability: float, flow_m3ph: float) -> float:
@@ -78,10 +78,10 @@ class DigRules:
 
         Examples
         --------
-        One m3/h for 100 days at 0.80 EUR are 1920 EUR; a sure dig costs 500:
+        One m3/h for 75 days at 0.80 EUR are 1440 EUR; a sure dig costs 500, a dry one 5000 besides:
 
         >>> DigRules().worth_eur(1.0, 1.0), DigRules().worth_eur(0.0, 1.0)
-        (1420.0, -1500.0)
+        (940.0, -5500.0)
         """
         saved = probability * max(flow_m3ph, 0.0) * 24.0 * self.horizon_days * self.price_eur_m3
         return saved - self.dig_eur - (1.0 - probability) * self.dry_eur

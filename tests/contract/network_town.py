@@ -1,4 +1,4 @@
-"""A small network with a hydraulic model: a grid of mains between two reservoirs, six gauges, a meter on each inlet; and weeks of readings from it."""
+"""A small network with a hydraulic model: a grid of mains between two reservoirs, six gauges, two metered inlets; and weeks of readings from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def _inp() -> str:
     lines += [f" v-{r}-{c} j-{r}-{c} j-{r + 1}-{c} {SPACING_M} 65 120 0 Open" for r in range(SIDE - 1) for c in range(SIDE)]
     lines += [" in-1 r-1 j-0-0 50 200 130 0 Open", " in-2 r-2 j-4-4 50 200 130 0 Open", "[PATTERNS]"]
     lines += [" daily " + " ".join(f"{1 + 0.6 * np.sin((h - 9) / 24 * 2 * np.pi):.4f}" for h in range(24))]
-    lines += ["[TIMES]", " Duration 24:00", " Hydraulic Timestep 1:00", " Pattern Timestep 1:00", "[OPTIONS]", " Units CMH", " Headloss H-W", "[COORDINATES]"]
+    lines += ["[TIMES]", " Duration 24:00", " Hydraulic Timestep 1:00", " Pattern Timestep 1:00"]
+    lines += ["[OPTIONS]", " Units CMH", " Headloss H-W", "[COORDINATES]"]
     lines += [f" j-{r}-{c} {c * SPACING_M} {r * SPACING_M}" for r in range(SIDE) for c in range(SIDE)]
     return "\n".join([*lines, " r-1 -50 0", " r-2 1500 1400", "[END]", ""])
 
@@ -42,12 +43,17 @@ def network() -> tuple[Registry, NetworkModel]:
     assets = [Asset(p, "town", "z", AssetClass.PIPE, p) for p in (*pipes, *INLETS)]
     assets += [Asset(g, "town", "z", AssetClass.JUNCTION, g) for g in GAUGES]
     channels = [
-        Channel(i, g, "pressure", Quantity.PRESSURE, "kPa", g, "z", "zone_pressure", 0, 2000, 300.0, 0.1) for i, g in enumerate(GAUGES, start=1)
+        Channel(i, g, "pressure", Quantity.PRESSURE, "kPa", g, "z", "zone_pressure", 0, 2000, 300.0, 0.1)
+        for i, g in enumerate(GAUGES, start=1)
     ]
     first = len(GAUGES) + 1
-    channels += [Channel(first + i, m, "flow", Quantity.FLOW, "m3/h", m, "z", "zone_inflow", -500, 500, 300.0, 0.01) for i, m in enumerate(INLETS)]
+    channels += [
+        Channel(first + i, m, "flow", Quantity.FLOW, "m3/h", m, "z", "zone_inflow", -500, 500, 300.0, 0.01) for i, m in enumerate(INLETS)
+    ]
     model = NetworkModel("town", _inp(), {a.asset_id: a.asset_id for a in assets})
-    return Registry(Site("town", "Town", "UTC", 0.0, 0.0), (Zone("z", "town", "Z", ZoneKind.DMA),), tuple(assets), (), tuple(channels)), model
+    return Registry(
+        Site("town", "Town", "UTC", 0.0, 0.0), (Zone("z", "town", "Z", ZoneKind.DMA),), tuple(assets), (), tuple(channels)
+    ), model
 
 
 @cache
