@@ -431,7 +431,7 @@ def _measured(
     faults: list[GaugeFault] = [
         GaugeFault.drifting(str(faulty[0]), float(rng.uniform(60, 500)), float(rng.uniform(60, 200)), float(rng.normal(0, 0.15)))
     ]
-    faults += [GaugeFault.stuck(str(name), float(rng.uniform(40, days - 20)), float(rng.uniform(1.5, 4.5))) for name in faulty[1:]]
+    faults += [GaugeFault.stuck(str(name), float(rng.uniform(40, DAYS - 20)), float(rng.uniform(1.5, 4.5))) for name in faulty[1:]]
     faults += [d for d in disturbances if isinstance(d, GaugeFault)]
     for s in files.sensors:
         name, kind = s["element"], s["kind"]

@@ -64,7 +64,7 @@ class Lanes:
     seen: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
 
     def for_lane(
-        self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int]
+        self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int], models: Sequence[object] = ()
     ) -> tuple[Any, Sequence[int], int] | None:
         self.made.append((lane, tuple(channel_ids)))
         return _Bank(self, lane), self.whole.get(lane, channel_ids), DAY_US

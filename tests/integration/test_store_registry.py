@@ -16,6 +16,7 @@ from underway.model import (
     Device,
     DeviceStatus,
     LeakSignatures,
+    NetworkModel,
     OperatorError,
     Quantity,
     Registry,
@@ -24,7 +25,16 @@ from underway.model import (
     Zone,
     ZoneKind,
 )
-from underway.store.registry import device_map, load_crews, load_leak_signatures, load_registry, save_leak_signatures, save_registry
+from underway.store.registry import (
+    device_map,
+    load_crews,
+    load_leak_signatures,
+    load_network_models,
+    load_registry,
+    save_leak_signatures,
+    save_network_model,
+    save_registry,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -202,3 +212,16 @@ def test_save_registry_of_ten_thousand_devices_and_more_writes_all_of_them(conn:
     saved = save_registry(conn, replace(REGISTRY, devices=devices, channels=channels))
     assert len({c.channel_id for c in saved.channels}) == len(channels)
     assert {d.device_id for d in load_registry(conn).devices} == {d.device_id for d in devices}
+
+
+def test_network_model_through_the_store_is_the_same_and_site_by_site(conn: psycopg.Connection[Any]) -> None:
+    save_registry(conn, REGISTRY)
+    model = NetworkModel("town", "[JUNCTIONS]\n j-1 10\n", {"pipe-1": "p1", "b": "j-1"})
+    save_network_model(conn, model, NOW_AT)
+    assert load_network_models(conn, "town") == (model,)
+    newer = NetworkModel("town", "[JUNCTIONS]\n j-2 10\n", {"pipe-1": "p1"})
+    save_network_model(conn, newer, NOW_AT)
+    (found,) = load_network_models(conn, "town")
+    assert (found, found.digest) == (newer, newer.digest)
+    assert found.digest != model.digest
+    assert load_network_models(conn, "city") == ()

@@ -346,7 +346,7 @@ class ChainBank:
     version = "chain-1"
     poison: float | None = None
 
-    def __init__(self, registry: Registry, signatures: Sequence[LeakSignatures] = ()) -> None:
+    def __init__(self, registry: Registry, signatures: Sequence[LeakSignatures] = (), models: Sequence[object] = ()) -> None:
         self.chains = {"even": Chain("even"), "odd": Chain("odd")}
         self.known = {channel.channel_id for channel in registry.channels}
         self.newest_us, self.silent = 0, False

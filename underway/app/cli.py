@@ -15,6 +15,7 @@ from rich.table import Table
 from underway import __version__
 from underway.app.cli_bench import bench_app
 from underway.app.cli_devices import device_app
+from underway.app.cli_network import network_app
 from underway.app.cli_quarantine import quarantine_app
 from underway.app.mistakes import told
 
@@ -35,6 +36,7 @@ app.add_typer(account_app, name="account")
 app.add_typer(device_app, name="device")
 app.add_typer(bench_app, name="bench")
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(network_app, name="network")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 

@@ -27,7 +27,7 @@ from underway.app.metrics_http import serve_metrics
 from underway.app.pipeline import Pipeline
 from underway.app.pipeline_settings import PipelineSettings
 from underway.app.rejudge import Rejudge
-from underway.model import Clock, LeakSignatures, Registry, StoreUnavailable, to_us
+from underway.model import Clock, LeakSignatures, NetworkModel, Registry, StoreUnavailable, to_us
 
 CLIENT_ID = "underway-ingest"
 STAND_BY_S = 0.5
@@ -105,7 +105,12 @@ class LaneBanks:
         self._lane_channels = lane_channels
 
     def for_lane(
-        self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int]
+        self,
+        registry: Registry,
+        signatures: Sequence[LeakSignatures],
+        lane: str,
+        channel_ids: Sequence[int],
+        models: Sequence[NetworkModel] = (),
     ) -> tuple[Bank, Sequence[int], int] | None:
         """Return fresh detectors of a lane, the channels that feed them and how much history they want; None: no such lane any more."""
         feeding = self._lane_channels(lane)
@@ -114,7 +119,7 @@ class LaneBanks:
             channels = tuple(c for c in registry.channels if c.channel_id in ids)
             devices = {c.device_id for c in channels}
             registry = replace(registry, channels=channels, devices=tuple(d for d in registry.devices if d.device_id in devices))
-        bank = Bank(registry, signatures, [lane], channel_ids)
+        bank = Bank(registry, signatures, [lane], channel_ids, models)
         if lane not in bank.lane_keys:
             return None
         return bank, bank.lane_channels(lane), bank.warm_up_us(lane)

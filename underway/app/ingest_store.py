@@ -21,6 +21,7 @@ from underway.model import (
     Finding,
     Hold,
     LeakSignatures,
+    NetworkModel,
     OperatorError,
     ReadingBatch,
     Registry,
@@ -103,7 +104,12 @@ class Bank(Protocol):
         ...
 
 
-BankFactory = Callable[[Registry, Sequence[LeakSignatures]], Bank]
+class BankFactory(Protocol):
+    """What builds the detectors of a registry."""
+
+    def __call__(self, registry: Registry, signatures: Sequence[LeakSignatures], *, models: Sequence[NetworkModel]) -> Bank:
+        """Return a fresh bank."""
+        ...
 
 
 class Writer(Protocol):
@@ -172,6 +178,7 @@ class AddressBook:
     registry: Registry
     signatures: tuple[LeakSignatures, ...] = ()
     clock_offset_ms: Mapping[str, int] = field(default_factory=dict)
+    models: tuple[NetworkModel, ...] = ()
 
 
 class Store(Protocol):
@@ -298,7 +305,8 @@ class PostgresStore:
                 with self._live.transaction():
                     registry = registry_store.load_registry(self._live, self._site_id)
                     signatures = registry_store.load_leak_signatures(self._live, registry.site.site_id)
-                    return AddressBook(registry, signatures, memory.load_clocks(self._live, registry.site.site_id))
+                    models = registry_store.load_network_models(self._live, registry.site.site_id)
+                    return AddressBook(registry, signatures, memory.load_clocks(self._live, registry.site.site_id), models)
             except OperatorError as error:
                 if str(error) != self._waiting_for:
                     log.warning("waiting for a site: %s", error)

@@ -36,6 +36,7 @@ from underway.model import (
     Finding,
     InternalError,
     LeakSignatures,
+    NetworkModel,
     ReadingBatch,
     ReadingFlag,
     Registry,
@@ -62,7 +63,7 @@ class Pipeline:
     ----------
     source : Source
     store : Store
-    bank_factory : callable (registry, signatures) -> Bank
+    bank_factory : callable (registry, signatures, models) -> Bank
     clock : Clock
         Stamps what is recorded and judges silence.
     settings : PipelineSettings
@@ -131,6 +132,7 @@ class Pipeline:
         self._todo: deque[list[Item]] = deque()
         self._registry: Registry | None = None
         self._signatures: tuple[LeakSignatures, ...] = ()
+        self._models: tuple[NetworkModel, ...] = ()
         self._resolver: Resolver | None = None
         self._newest = Newest()
         self._heard: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
@@ -260,7 +262,7 @@ class Pipeline:
         return True
 
     def _take_address_book(self, book: AddressBook) -> None:
-        self._registry, self._signatures = book.registry, book.signatures
+        self._registry, self._signatures, self._models = book.registry, book.signatures, book.models
         # what was learned and is not stored yet is newer than what was read
         offsets = {**book.clock_offset_ms, **{row.device_id: row.offset_ms for row in self._carried.clocks}}
         self._resolver = Resolver(book.registry, self.settings.times, offsets, self._resolver)
@@ -271,7 +273,7 @@ class Pipeline:
         assert self._registry is not None
         self.state = PipelineState.REPLAYING
         self.metrics.rebuilds += 1
-        bank = self._bank_factory(self._registry, self._signatures)
+        bank = self._bank_factory(self._registry, self._signatures, models=self._models)
         stored = self._restore(bank)
         # lanes that are new begin where the others are, and from the first batch when there are none
         newest = max(stored.values(), default=0)
@@ -325,7 +327,7 @@ class Pipeline:
     @property
     def address_book(self) -> AddressBook | None:
         """Return what is known of the registry; None before it was read."""
-        return None if self._registry is None else AddressBook(self._registry, self._signatures)
+        return None if self._registry is None else AddressBook(self._registry, self._signatures, models=self._models)
 
     def lane_channels(self, lane: str) -> Collection[int] | None:
         """Return the channels that feed a lane of the detectors; None while there are no detectors."""
@@ -607,7 +609,8 @@ class Pipeline:
         found = self._store.address_book()
         if found is None:
             return False
-        if found.registry == self._registry and _same_signatures(found.signatures, self._signatures):
+        same = found.registry == self._registry and found.models == self._models
+        if same and _same_signatures(found.signatures, self._signatures):
             return False
         log.info("the registry changed: %d devices, %d channels", len(found.registry.devices), len(found.registry.channels))
         known = self._intake.is_registered

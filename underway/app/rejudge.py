@@ -23,6 +23,7 @@ from underway.model import (
     FindingPhase,
     Hold,
     LeakSignatures,
+    NetworkModel,
     ReadingBatch,
     ReadingFlag,
     Registry,
@@ -68,7 +69,12 @@ class LaneBanks(Protocol):
     """What builds detectors for a lane."""
 
     def for_lane(
-        self, registry: Registry, signatures: Sequence[LeakSignatures], lane: str, channel_ids: Sequence[int]
+        self,
+        registry: Registry,
+        signatures: Sequence[LeakSignatures],
+        lane: str,
+        channel_ids: Sequence[int],
+        models: Sequence[NetworkModel] = (),
     ) -> tuple[WindowBank, Sequence[int], int] | None:
         """Return fresh detectors of a lane, the channels that feed them and how much history they want, microseconds.
 
@@ -279,7 +285,10 @@ class Rejudge:
         if self._address_book is not None:
             return self._address_book()
         registry = registry_store.load_registry(self._open(), self._site_id)
-        return AddressBook(registry, registry_store.load_leak_signatures(self._open(), registry.site.site_id))
+        site_id, conn = registry.site.site_id, self._open()
+        return AddressBook(
+            registry, registry_store.load_leak_signatures(conn, site_id), models=registry_store.load_network_models(conn, site_id)
+        )
 
     def _judge(self, window: LateWindow, book: AddressBook) -> list[Finding]:
         """Return what is new in a window; a lane that looks at each channel on its own is judged a group of channels at a time."""
@@ -301,7 +310,7 @@ class Rejudge:
         self, window: LateWindow, book: AddressBook, registry: Registry, channel_ids: Sequence[int]
     ) -> tuple[list[Finding], Sequence[int]]:
         """Judge a window with fresh detectors; return what was found and which channels they looked at."""
-        made = self._banks.for_lane(registry, book.signatures, window.lane, channel_ids)
+        made = self._banks.for_lane(registry, book.signatures, window.lane, channel_ids, book.models)
         if made is None:
             return [], ()
         bank, feeding, warm_up_us = made

@@ -21,6 +21,7 @@ from underway.model import (
     Device,
     DeviceStatus,
     LeakSignatures,
+    NetworkModel,
     OperatorError,
     Quantity,
     Registry,
@@ -277,6 +278,31 @@ def load_leak_signatures(conn: Connection[Any], site_id: str) -> tuple[LeakSigna
         )
         for zone_id, pipes, channels, fall in rows
     )
+
+
+def save_network_model(conn: Connection[Any], model: NetworkModel, saved_at: datetime) -> None:
+    """Store a site's hydraulic model in place of the one before; the same model again changes nothing.
+
+    Parameters
+    ----------
+    conn : Connection
+    model : NetworkModel
+    saved_at : datetime
+        Aware.
+    """
+    conn.execute(
+        "INSERT INTO hydraulic_model (site_id, inp, element_of, digest, saved_at) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT (site_id) DO UPDATE SET inp = excluded.inp, element_of = excluded.element_of, digest = excluded.digest,"
+        " saved_at = excluded.saved_at WHERE hydraulic_model.digest <> excluded.digest",
+        (model.site_id, model.inp, Jsonb(dict(model.element_of)), model.digest, saved_at),
+    )
+
+
+def load_network_models(conn: Connection[Any], site_id: str) -> tuple[NetworkModel, ...]:
+    """Return the hydraulic model of a site, if it has one."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute("SELECT site_id, inp, element_of FROM hydraulic_model WHERE site_id = %s", (site_id,)).fetchall()
+    return tuple(NetworkModel(*row) for row in rows)
 
 
 def _upsert(cursor: psycopg.Cursor[Any], table: str, columns: Sequence[str], keys: int, values: Sequence[object]) -> None:

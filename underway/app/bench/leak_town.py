@@ -119,7 +119,9 @@ class _Columns:
         name = _time_column(path)
         at = np.asarray(table.column(name).cast(pa.timestamp("us", tz="UTC")).cast("int64").to_numpy(), np.int64)
         known = [c for c in table.column_names if c in factor]
-        value = np.column_stack([np.asarray(table.column(c).cast("float64").to_numpy(), np.float64) * factor[c][1] for c in known])
+        value = np.zeros((len(at), len(known)))
+        for i, c in enumerate(known):
+            value[:, i] = np.asarray(table.column(c).cast("float64").to_numpy(), np.float64) * factor[c][1]
         return cls(at, np.array([factor[c][0] for c in known], np.int64), value)
 
     def rows(self, begin_us: int, end_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
