@@ -20,7 +20,8 @@ def import_command(
 ) -> None:
     """Give the detectors a hydraulic model.
 
-    An element belongs to the asset that has its id, or names it in the attribute `element`. Ingest takes the model over by itself and begins to learn.
+    An element belongs to the asset that has its id, or names it in the attribute `element`. Ingest takes the model over by itself
+    and begins to learn.
     """
     from underway.app.network import import_network
 
