@@ -10,26 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from detectors.contract import FloatArray
-from detectors.water.leak_tracker import Closing, Leak, LeakTracker, Noise, Rules
+from detectors.water.leak_audit import AuditRules, LeakAudit
+from detectors.water.leak_tracker import Closing, LeakTracker, Noise, Rules
 
 MEMBERS: tuple[Rules, ...] = (
-    Rules(),
-    Rules(drift=0.33, threshold=45.0),
-    Rules(close_error=0.15, unsettled_m3ph=15.0),
+    Rules(growth_m3ph=0.2),
+    Rules(drift=0.33, threshold=45.0, growth_m3ph=0.2),
+    Rules(close_error=0.15, unsettled_m3ph=15.0, growth_m3ph=0.3),
     Rules(close_error=0.15, unexplained=6.0, slowing=True),
-    Rules(drift=0.2, threshold=45.0, close_error=0.15),
+    Rules(drift=0.2, threshold=45.0, close_error=0.15, slowing=True),
 )
+AUDITS: tuple[AuditRules, ...] = (AuditRules(),)
+"""What looks at all that was seen, see `detectors.water.leak_audit`."""
+AUDIT_WEIGHT = 3.0
+"""An audit counts as so many trackers."""
 DAY_S = 86_400.0
 RAISE_MASS = 0.4
 JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
 JOIN_DAYS = 5.0
 NEW_DAYS, NEW_REACHES = 10.0, 2.5
 """So long after an alarm, what shows within so many reaches of a dig is taken for the same leak, placed wrong."""
+AGAIN_DAYS = 60.0
+"""What shows where a leak seemed to have ended, and nobody reported a repair, so long after: the same leak."""
 FAINT_DAYS, FAINT_M3PH, FAINT_SHARE = 3.0, 0.3, 0.15
 """A leak that old with less flow than that is not counted."""
 OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
@@ -39,6 +46,44 @@ REPAIR_MASS_MIN = 0.15
 LEFT_SHARE = 0.4
 """A place that fewer of its trackers still see has ended."""
 UPDATE_SHARE = 0.25
+
+
+class SeenLeak(Protocol):
+    """A leak as one member sees it."""
+
+    number: int
+    where: FloatArray
+    opened_s: float
+    alarm_s: float
+    abrupt: bool
+    closing: Closing | None
+
+
+class Member(Protocol):
+    """What sits on the committee: a tracker or an audit."""
+
+    leaks: Any
+
+    def running(self) -> Sequence[Any]:
+        """Return the leaks that run."""
+
+    def flow(self, leak: Any) -> float:
+        """Return a flow in m3/h."""
+
+    def step(self, now_s: float, recent: Sequence[FloatArray], end_of_day: bool, per_day: int, judging: bool = True) -> None:
+        """Take a daily mean in."""
+
+    def repaired(self, now_s: float, pipe: int) -> Any:
+        """Take note of a repair."""
+
+    def let_go(self, leak: Any, now_s: float, why: Closing, pipe: int | None = None) -> None:
+        """Believe that a leak has ended."""
+
+    def state(self) -> dict[str, object]:
+        """Return the state."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
 
 
 class PlaceChange(StrEnum):
@@ -108,8 +153,8 @@ class Place:
     dig_pipe, mass : int and float
         Pipe within whose reach most probability lies, and how much.
     dug_s, ended_s : float or None
-    most : int
-        How many trackers saw it at most.
+    most : float
+        How many saw it at most, by their weight.
     """
 
     number: int
@@ -127,7 +172,7 @@ class Place:
     mass: float = 0.0
     dug_s: float | None = None
     dug_pipe: int = -1
-    most: int = 0
+    most: float = 0.0
     ended_s: float | None = None
     closing: Closing | None = None
 
@@ -144,6 +189,7 @@ class Committee:
     noise : Noise
     digs : DigRules
     members : sequence of Rules
+    audits : sequence of AuditRules
     """
 
     def __init__(
@@ -154,10 +200,14 @@ class Committee:
         noise: Noise,
         digs: DigRules,
         members: Sequence[Rules] = MEMBERS,
+        audits: Sequence[AuditRules] = AUDITS,
     ) -> None:
         self.distance, self.near, self.digs = distance_m, distance_m <= digs.reach_m, digs
         self._near = self.near.astype(np.float64)
-        self.trackers = [LeakTracker(signatures, self.near, length_m, noise, rules) for rules in members]
+        self.trackers: list[Member] = [LeakTracker(signatures, self.near, length_m, noise, rules) for rules in members]
+        self.trackers += [LeakAudit(signatures, self.near, length_m, noise, rules) for rules in audits]
+        self._weight = np.array([1.0] * len(members) + [AUDIT_WEIGHT] * len(audits))
+        self._audits = frozenset(range(len(members), len(self.trackers)))
         self.places: list[Place] = []
         self.count = 0
         self._placed: set[tuple[int, int]] = set()
@@ -174,7 +224,7 @@ class Committee:
         for k, tracker in enumerate(self.trackers):
             mine = [] if place is None or chance < REPAIR_MASS_MIN else [x for x in tracker.running() if (k, x.number) in place.members]
             for leak in mine:
-                tracker.let_go(leak, now_s, Closing.REPAIRED)
+                tracker.let_go(leak, now_s, Closing.REPAIRED, pipe)
             if not mine:
                 tracker.repaired(now_s, pipe)
 
@@ -190,9 +240,9 @@ class Committee:
         raised = self._raise(now_s, leaks)
         for place in self.running():
             mine = {key: leaks[key] for key in place.members if key in leaks}
-            left = {k for (k, n), leak in mine.items() if not self._faint((k, n), leak, now_s)}
-            place.most = max(place.most, len(left))
-            if not left or (len(left) < LEFT_SHARE * place.most and place not in raised):
+            left = float(sum(self._weight[k] for k in {k for (k, n), leak in mine.items() if not self._faint((k, n), leak, now_s)}))
+            place.most = max(place.most, left)
+            if left < LEFT_SHARE * place.most or not left:
                 place.ended_s, place.closing = now_s, self._closing(place)
                 changes.append((PlaceChange.ENDED, place))
                 continue
@@ -207,7 +257,9 @@ class Committee:
                     changes.append((PlaceChange.ENDED, place))
                     continue
             if place in raised:
-                place.pipe, place.told_m3ph = place.dig_pipe, place.flow_m3ph
+                place.told_m3ph = place.flow_m3ph
+                if place.dug_s is None:
+                    place.pipe = place.dig_pipe
                 changes.append((PlaceChange.RAISED, place))
             elif end_of_day and abs(place.flow_m3ph - place.told_m3ph) > UPDATE_SHARE * max(place.told_m3ph, 1.0):
                 place.told_m3ph = place.flow_m3ph
@@ -218,21 +270,30 @@ class Committee:
         self._forget(now_s)
         return changes
 
-    def _faint(self, key: tuple[int, int], leak: Leak, now_s: float) -> bool:
+    def _faint(self, key: tuple[int, int], leak: SeenLeak, now_s: float) -> bool:
         return now_s - leak.alarm_s > FAINT_DAYS * DAY_S and self.trackers[key[0]].flow(leak) < FAINT_M3PH
 
-    def _join(self, leaks: dict[tuple[int, int], Leak]) -> None:
+    def _join(self, leaks: dict[tuple[int, int], SeenLeak]) -> None:
         """Give leaks that other trackers see at a known place, at about the same time, to that place."""
         for key, leak in leaks.items():
             if key in self._placed:
                 continue
             for place in self.running():
+                if key[0] in self._audits:
+                    # an audit sees late what it sees: a place has one leak of it
+                    if float(leak.where @ self._near[place.pipe]) > JOIN_MASS_LATE and not any(
+                        k == key[0] and (k, n) in leaks for k, n in place.members
+                    ):
+                        place.members.add(key)
+                        self._placed.add(key)
+                        break
+                    continue
                 if abs(leak.alarm_s - place.alarm_s) < JOIN_DAYS * DAY_S and float(leak.where @ self._near[place.pipe]) > JOIN_MASS_LATE:
                     place.members.add(key)
                     self._placed.add(key)
                     break
 
-    def _raise(self, now_s: float, leaks: dict[tuple[int, int], Leak]) -> list[Place]:
+    def _raise(self, now_s: float, leaks: dict[tuple[int, int], SeenLeak]) -> list[Place]:
         """Return new places: where most of the trackers have a leak that belongs to none yet."""
         free = {key: leak for key, leak in leaks.items() if key not in self._placed and not self._faint(key, leak, now_s)}
         found: list[Place] = []
@@ -246,14 +307,21 @@ class Committee:
             if not mine:
                 break
             flows = [max(self.trackers[k].flow(free[k, n]), 0.0) for k, n in mine]
-            abrupt = sum(free[key].abrupt for key in mine) * 2 > len(mine)
+            abrupt = bool(sum((2.0 * free[k, n].abrupt - 1.0) * self._weight[k] for k, n in mine) > 0.0)
             known = next((p for p in self.running() if self._same(p, j, now_s)), None)
+            ended = next((p for p in reversed(self.places) if self._unrepaired(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
-            if known is not None and float(np.mean(flows)) < OWN_FLOW_M3PH:
+            told = sum(self._weight[k] for k in {k for k, _ in mine} - self._audits)
+            alone = bool(self._audits) and told < RAISE_MASS * (self._weight.sum() - AUDIT_WEIGHT * len(self._audits))
+            if known is not None and (alone or float(np.mean(flows)) < OWN_FLOW_M3PH):
                 # growth of the known leak, or another one: that is told when the flow stands
-                if settled:
+                if settled or alone:
                     known.members |= mine
                     self._placed |= mine
+            elif known is None and ended is not None:
+                ended.members, ended.where, ended.most, ended.ended_s, ended.closing = set(mine), share, 0.0, None, None
+                self._placed |= mine
+                found.append(ended)
             else:
                 self._placed |= mine
                 self.count += 1
@@ -270,18 +338,24 @@ class Committee:
         reach = self.digs.reach_m
         return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
 
-    def _share(self, leaks: dict[tuple[int, int], Leak]) -> FloatArray:
+    def _unrepaired(self, place: Place, pipe: int, now_s: float) -> bool:
+        """Return whether a place near a pipe has ended not long ago, without a repair."""
+        if place.ended_s is None or place.closing is Closing.REPAIRED or now_s - place.ended_s > AGAIN_DAYS * DAY_S:
+            return False
+        return bool(min(self.distance[pipe, p] for p in (place.pipe, place.dig_pipe, place.dug_pipe) if p >= 0) <= self.digs.reach_m)
+
+    def _share(self, leaks: dict[tuple[int, int], SeenLeak]) -> FloatArray:
         """Return for each pipe the share of trackers that have one of these leaks there."""
         total = np.zeros(len(self.near))
         for k in range(len(self.trackers)):
             mine = [leak.where for (tracker, _), leak in leaks.items() if tracker == k]
             if mine:
-                total += np.minimum(np.sum(mine, axis=0), 1.0)
-        return total / len(self.trackers)
+                total += self._weight[k] * np.minimum(np.sum(mine, axis=0), 1.0)
+        return np.asarray(total / self._weight.sum(), np.float64)
 
-    def _measure(self, place: Place, mine: dict[tuple[int, int], Leak]) -> None:
+    def _measure(self, place: Place, mine: dict[tuple[int, int], SeenLeak]) -> None:
         place.where = self._share(mine)
-        place.seen = len({k for k, _ in mine}) / len(self.trackers)
+        place.seen = float(sum(self._weight[k] for k in {k for k, _ in mine}) / self._weight.sum())
         seeing = sorted({k for k, _ in mine})
         flows = [sum(self.trackers[k].flow(leak) for (k, _), leak in mine.items() if k == t) for t in seeing]
         place.flow_m3ph = max(float(np.median(flows)), 0.0)
@@ -304,7 +378,7 @@ class Committee:
 
     def _forget(self, now_s: float) -> None:
         """Drop places that ended long ago."""
-        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > 60 * DAY_S]
+        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > AGAIN_DAYS * DAY_S]
         for place in gone:
             self.places.remove(place)
             self._placed -= place.members

@@ -448,8 +448,8 @@ class LeakTracker:
             leak.pattern = leak.where @ self.signatures
             leak.spread = self._spread(leak.where, leak.pattern)
 
-    def let_go(self, leak: Leak, now_s: float, why: Closing) -> None:
-        """Believe that a leak has ended."""
+    def let_go(self, leak: Leak, now_s: float, why: Closing, pipe: int | None = None) -> None:
+        """Believe that a leak has ended; where a crew found it changes nothing."""
         i = self._at(self.now, leak)
         q = float(self.now.mean[i])
         leak.closed_s, leak.closing, leak.closed_day = now_s, why, self.day

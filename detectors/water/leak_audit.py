@@ -1,0 +1,526 @@
+"""Which leaks explain all that was seen so far: the second look that a filter cannot take.
+
+A filter decides as it goes, and what it took for the wrong leak stays wrong. The audit keeps the daily means, fits all leaks to all of them every few
+days, and moves, ends, drops or adds leaks as long as that explains more. A leak has few unknowns: a pipe, a day on which it
+begins, a day from which on it no longer grows, perhaps a day on which it ends, and a flow.
+
+    y(t) = b(t) + sum over leaks of g(t) (q S[j] + e) + noise,        g a ramp from 0 to 1 that ends with the leak
+
+The biases ``b`` wander, and ``e`` is what the model gets wrong in the pattern of a leak (a part of its size, in any direction); whitened by the noise
+of a day both have the same covariance in time for every signal, so that all profiles and all pipes are judged by two products of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from detectors.contract import BoolArray, FloatArray, IntArray
+from detectors.water.leak_tracker import Closing, Noise
+
+FINE_DAYS, BLOCK_DAYS, BLOCKS_MAX = 119, 7, 104
+"""Days are kept as they are for so long, then as weeks, at most two years of them."""
+DAYS_MIN = 16
+GROWTH_DAYS = (1.0, 7.0, 14.0, 24.0, 36.0, 50.0, 70.0, 95.0)
+SHIFT_DAYS = (-16.0, -8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+STRETCH = (0.6, 0.8, 1.0, 1.25, 1.6)
+END_DAYS = 45.0
+END_RATIO = 20.0
+FROZEN_DAYS = 60.0
+FULL_AHEAD_DAYS = 40.0
+NEW_MAX = 6
+FLOW_MIN_M3PH = 0.15
+ABRUPT_DAYS = 2.0
+FAULTY_Z, FAULTY_TIMES = 10.0, 3.0
+FAULTY_MEAN_DAYS = 7
+REPAIR_CHANCE_MIN = 0.15
+MERGE_MASS = 0.3
+MOVED_MASS = 0.2
+"""A leak that moved so far that less of its probability lies where it was is another leak."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRules:
+    """What an audit believes.
+
+    Attributes
+    ----------
+    every_days, phase_days : int
+        When it looks.
+    drift : float
+        Step of a bias from one day to the next, in parts of the noise of a daily mean.
+    knot_days : float
+        How finely the biases may wander.
+    bias : float
+        What a bias may be at the begin, in the same parts.
+    pattern_error : float
+        Part of a signature that the model gets wrong, as norms.
+    after_error : float
+        Part of that which stays when a leak has ended.
+    temper : float
+        How much less a likelihood ratio says where it is large, because the model is wrong in the same way every day.
+    add_ratio, keep_ratio : float
+        Likelihood ratios (twice the logarithm) from which on a leak is believed, and below which it is given up.
+    leaks_max : int
+    """
+
+    every_days: int = 7
+    phase_days: int = 0
+    drift: float = 0.25
+    knot_days: float = 15.0
+    bias: float = 0.5
+    pattern_error: float = 0.15
+    after_error: float = 0.5
+    temper: float = 0.01
+    add_ratio: float = 40.0
+    keep_ratio: float = 25.0
+    leaks_max: int = 24
+
+
+@dataclass(eq=False, slots=True)
+class AuditedLeak:
+    """A leak that the audit believes in.
+
+    Attributes
+    ----------
+    number : int
+    pipe : int
+        Most probable pipe; certain where `known` (a crew repaired it there).
+    begin, full : float
+        Days on which it begins and no longer grows.
+    end : float or None
+        Day on which it ended.
+    full_m3ph : float
+        Flow from `full` on.
+    ratio : float
+        Likelihood ratio against its not being there.
+    where : ndarray, shape (p,)
+    opened_s, alarm_s : float
+    abrupt, known : bool
+    closing : Closing or None
+    """
+
+    number: int
+    pipe: int
+    begin: float
+    full: float
+    end: float | None
+    full_m3ph: float
+    ratio: float
+    where: FloatArray
+    opened_s: float
+    alarm_s: float
+    abrupt: bool = False
+    known: bool = False
+    closing: Closing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """Covariance in time of what is no leak: ``I + F V F'``, through `inside` = ``(1 / V + F'F)^-1``."""
+
+    basis: FloatArray
+    inside: FloatArray
+
+    def inverse_times(self, x: FloatArray) -> FloatArray:
+        return np.asarray(x - self.basis @ (self.inside @ (self.basis.T @ x)), np.float64)
+
+    def sizes(self, profiles: FloatArray) -> FloatArray:
+        """Return ``g' C^-1 g`` for each row."""
+        seen = profiles @ self.basis
+        return np.asarray(np.maximum((profiles * profiles).sum(1) - ((seen @ self.inside) * seen).sum(1), 1e-9), np.float64)
+
+
+class LeakAudit:
+    """All leaks of a section at once; speaks like a `LeakTracker`.
+
+    Parameters
+    ----------
+    signatures : ndarray, shape (p, m)
+        Change of each signal for 1 m3/h lost in each pipe.
+    near : ndarray of bool, shape (p, p)
+    length_m : ndarray, shape (p,)
+    noise : Noise
+    rules : AuditRules
+
+    Notes
+    -----
+    Cost of a look: ``O(K n p m)`` for K leaks, n profiles and p pipes, about 0.1 s for 800 pipes and 31 signals; state 225 rows of m numbers.
+    """
+
+    def __init__(self, signatures: FloatArray, near: BoolArray, length_m: FloatArray, noise: Noise, rules: AuditRules) -> None:
+        self.near, self.rules = near, rules
+        self.m = signatures.shape[1]
+        cov = noise.learned_from
+        self._root = np.linalg.cholesky(cov)
+        self._sd = np.sqrt(np.diag(cov))
+        self._a = np.linalg.solve(self._root, signatures.T).T
+        self._size = (self._a**2).sum(1)
+        self._prior = np.log(length_m / length_m.sum())
+        self.leaks: list[AuditedLeak] = []
+        self.count = 0
+        self.day = 0
+        self._rows: list[FloatArray] = []
+        self._first: list[int] = []
+        self._many: list[int] = []
+        self._bad: dict[int, float] = {}
+        self._shift: FloatArray = np.zeros((0, self.m))
+        self._y: FloatArray = np.zeros((0, self.m))
+        self._days: FloatArray = np.zeros(0)
+        self._at: IntArray = np.zeros(0, np.int64)
+        self._scale: FloatArray = np.zeros(0)
+
+    # -- what is known --------------------------------------------------------------------------------------------------------------
+
+    def running(self) -> list[AuditedLeak]:
+        """Return the leaks that are believed to run."""
+        return [leak for leak in self.leaks if leak.end is None]
+
+    def flow(self, leak: AuditedLeak) -> float:
+        """Return the present flow of a leak in m3/h."""
+        return leak.full_m3ph * float(np.clip((self.day - leak.begin) / max(leak.full - leak.begin, 1.0), 0.0, 1.0))
+
+    def let_go(self, leak: AuditedLeak, now_s: float, why: Closing, pipe: int | None = None) -> None:
+        """Believe that a leak has ended; `pipe` is where a crew found it."""
+        leak.end, leak.closing = float(self.day), why
+        if pipe is not None:
+            leak.pipe, leak.known = pipe, True
+            leak.where = np.zeros(len(self.near))
+            leak.where[pipe] = 1.0
+
+    def repaired(self, now_s: float, pipe: int) -> None:
+        """Close the leak that was repaired in a pipe; where none is known, there was one, and the next look finds since when."""
+        chances = [(float(leak.where @ self.near[pipe]), leak.number, leak) for leak in self.running()]
+        chance, _, leak = max(chances, key=lambda c: c[:2], default=(0.0, 0, None))
+        if leak is None or chance < REPAIR_CHANCE_MIN:
+            self.count += 1
+            begin = max(self.day - 30.0, 1.0)
+            leak = AuditedLeak(self.count, pipe, begin, begin + 1, None, 1.0, 0.0, np.zeros(len(self.near)), now_s, now_s)
+            self.leaks.append(leak)
+        self.let_go(leak, now_s, Closing.REPAIRED, pipe)
+
+    # -- one step -------------------------------------------------------------------------------------------------------------------
+
+    def step(self, now_s: float, recent: Sequence[FloatArray], end_of_day: bool, per_day: int, judging: bool = True) -> None:
+        """Keep the newest daily mean at the end of a day, and look every few days."""
+        if not end_of_day:
+            return
+        self._rows.append(recent[-1])
+        self._first.append(self.day)
+        self._many.append(1)
+        self.day += 1
+        self._thin()
+        if judging and self.day >= DAYS_MIN and self.day % self.rules.every_days == self.rules.phase_days:
+            self.look(now_s)
+
+    def look(self, now_s: float) -> None:
+        """Fit all leaks anew, and see whether there are others."""
+        self._prepare()
+        self._fit_flows()
+        self._sweep(now_s)
+        new = 0
+        while new < NEW_MAX and len(self.running()) < self.rules.leaks_max and self._add(now_s):
+            new += 1
+        if new:
+            self._sweep(now_s)
+        self._merge(now_s)
+        if self._find_faulty():
+            self._prepare()
+            self._sweep(now_s)
+        self._keep_shift()
+        self._forget()
+
+    def _thin(self) -> None:
+        """Put the oldest days together to a week."""
+        if self._many.count(1) < FINE_DAYS + BLOCK_DAYS:
+            return
+        k = self._many.index(1)
+        part = np.array(self._rows[k : k + BLOCK_DAYS])
+        count = np.isfinite(part).sum(0)
+        mean = np.where(count > 0, np.nansum(part, 0) / np.maximum(count, 1), np.nan)
+        self._rows[k : k + BLOCK_DAYS], self._many[k : k + BLOCK_DAYS] = [mean], [BLOCK_DAYS]
+        del self._first[k + 1 : k + BLOCK_DAYS]
+        if k >= BLOCKS_MAX:
+            del self._rows[0], self._first[0], self._many[0]
+
+    # -- the model in time ----------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        first, many = np.array(self._first), np.array(self._many)
+        self._days = np.arange(first[0], first[-1] + many[-1]) + 1.0
+        self._at, self._scale = first - first[0], 1.0 / np.sqrt(many)
+        rows = np.array(self._rows)
+        gone = ~np.isfinite(rows)
+        for signal, since in self._bad.items():
+            gone[:, signal] |= first + many > since
+        if gone.any():
+            rows = np.where(gone, self._expected(), rows)
+        self._y = np.linalg.solve(self._root, rows.T).T * np.sqrt(many)[:, None]
+
+    def _blocks(self, fine: FloatArray) -> FloatArray:
+        """Return sums over blocks of days, divided by the root of their number."""
+        return np.asarray(np.add.reduceat(fine, self._at, axis=-1) * self._scale, np.float64)
+
+    def _profiles(self, begin: FloatArray, full: FloatArray, end: FloatArray) -> FloatArray:
+        """Return profiles of leaks, shape (n, rows); `end` is NaN where a leak runs."""
+        grown = np.clip((self._days - begin[:, None]) / np.maximum(full - begin, 1.0)[:, None], 0.0, 1.0)
+        runs = np.clip(np.where(np.isnan(end), np.inf, end)[:, None] - self._days + 1.0, 0.0, 1.0)
+        return self._blocks(grown * runs)
+
+    def _of(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
+        return self._profiles(*(np.array([np.nan if v is None else v for v in vs]) for vs in _columns(leaks)))
+
+    def _time(self, leaks: Sequence[AuditedLeak]) -> _Time:
+        rules, days = self.rules, self._days
+        knots = np.arange(days[0] + rules.knot_days, days[-1], rules.knot_days)
+        basis = [np.ones((1, len(days))), np.clip((days - knots[:, None]) / rules.knot_days + 1.0, 0.0, 1.0)]
+        variance = [rules.bias**2, *[rules.drift**2 * rules.knot_days] * len(knots)]
+        wrong = [max((rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / self.m, 1e-6) for x in leaks]
+        over = [(x, w) for x, w in zip(leaks, wrong, strict=True) if x.end is not None]
+        if over:
+            basis.append(np.clip(days - np.array([x.end for x, _ in over], np.float64)[:, None], 0.0, 1.0))
+        found = self._blocks(np.vstack(basis))
+        variance += [w * rules.after_error**2 for _, w in over]
+        if leaks:
+            found = np.vstack((found, self._of(leaks)))
+            variance += wrong
+        f = found.T
+        return _Time(f, np.asarray(np.linalg.inv(np.diag(1.0 / np.array(variance)) + f.T @ f), np.float64))
+
+    def _left(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
+        """Return the rows less what leaks explain."""
+        if not leaks:
+            return self._y
+        return np.asarray(
+            self._y - self._of(leaks).T @ (np.array([x.full_m3ph for x in leaks])[:, None] * self._a[[x.pipe for x in leaks]])
+        )
+
+    def _expected(self) -> FloatArray:
+        """Return what leaks and biases make of every row, in the signals' own units."""
+        many = np.array(self._many)
+        white = np.zeros((len(many), self.m))
+        if self.leaks:
+            white += self._of(self.leaks).T @ (np.array([x.full_m3ph for x in self.leaks])[:, None] * self._a[[x.pipe for x in self.leaks]])
+        white /= np.sqrt(many)[:, None]
+        known = min(len(self._shift), len(many))
+        if known:
+            white[:known] += self._shift[:known]
+            white[known:] += self._shift[-1]
+        return np.asarray(white @ self._root.T, np.float64)
+
+    def _keep_shift(self) -> None:
+        """Keep what biases and errors of patterns make of every row, to fill gaps with next time."""
+        time, left = self._time(self.leaks), self._left(self.leaks)
+        self._shift = time.basis @ (time.inside @ (time.basis.T @ left)) / np.sqrt(np.array(self._many))[:, None]
+
+    # -- the search -----------------------------------------------------------------------------------------------------------------
+
+    def _fit_flows(self) -> None:
+        """Fit the flows of all leaks together, none below 0."""
+        if not self.leaks:
+            return
+        profiles, a = self._of(self.leaks), self._a[[x.pipe for x in self.leaks]]
+        for _ in range(2):
+            time = self._time(self.leaks)
+            normal = (profiles @ time.inverse_times(profiles.T)) * (a @ a.T)
+            seen = np.einsum("kd,dm,km->k", profiles, time.inverse_times(self._y), a)
+            root = np.linalg.cholesky(normal + 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal)))
+            flows, _ = nnls(root.T, np.linalg.solve(root, seen))
+            for leak, q in zip(self.leaks, flows.tolist(), strict=True):
+                leak.full_m3ph = q
+
+    def _scan(
+        self, others: Sequence[AuditedLeak], begin: FloatArray, full: FloatArray, end: FloatArray, pipe: int | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return (ratios, flows) of one more leak, shape (profiles, pipes)."""
+        time, profiles = self._time(others), self._profiles(begin, full, end)
+        a, size = (self._a, self._size) if pipe is None else (self._a[pipe : pipe + 1], self._size[pipe : pipe + 1])
+        along = (profiles @ time.inverse_times(self._left(others))) @ a.T
+        flow = along / (time.sizes(profiles)[:, None] * size)
+        return np.maximum(along, 0.0) * flow, flow
+
+    def _place(self, leak: AuditedLeak, ratios: FloatArray) -> None:
+        if leak.known:
+            return
+        tempered = ratios / (2.0 * (1.0 + self.rules.temper * ratios)) + self._prior
+        weight = np.exp(tempered - tempered.max())
+        # to the precision in which it is stored
+        leak.where = np.asarray((weight / weight.sum()).astype(np.float32), np.float64)
+
+    def _add(self, now_s: float) -> bool:
+        now = float(self.day)
+        oldest = float(self._days[0]) + 2.0
+        begin = np.concatenate(
+            (
+                np.arange(oldest, max(now - 100.0, oldest), 10.0),
+                np.arange(max(now - 100.0, oldest), now - 14.0, 4.0),
+                np.arange(max(now - 14.0, oldest), now - 0.5),
+            )
+        )
+        grown = np.tile(GROWTH_DAYS, len(begin))
+        begin = np.repeat(begin, len(GROWTH_DAYS))
+        ok = begin + grown < now + FULL_AHEAD_DAYS
+        begin, full = begin[ok], (begin + grown)[ok]
+        ratios, flows = self._scan(self.leaks, begin, full, np.full(len(begin), np.nan))
+        i, j = divmod(int(np.argmax(ratios)), ratios.shape[1])
+        if ratios[i, j] < self.rules.add_ratio:
+            return False
+        self.count += 1
+        leak = AuditedLeak(
+            self.count,
+            j,
+            float(begin[i]),
+            float(full[i]),
+            None,
+            float(flows[i, j]),
+            float(ratios[i, j]),
+            np.zeros(len(self.near)),
+            now_s,
+            now_s,
+        )
+        self._place(leak, ratios[i])
+        self.leaks.append(leak)
+        self._refine(leak, now_s)
+        self._fit_flows()
+        return True
+
+    def _sweep(self, now_s: float) -> None:
+        """Look at each leak again, given all others; give up what is not needed."""
+        for leak in sorted(self.leaks, key=lambda x: (-x.begin, x.number)):
+            if not self._frozen(leak):
+                self._refine(leak, now_s)
+        self._fit_flows()
+        kept = [
+            x
+            for x in self.leaks
+            if self._frozen(x) or (x.ratio >= self.rules.keep_ratio and x.full_m3ph >= FLOW_MIN_M3PH) or x.closing is not None
+        ]
+        if len(kept) < len(self.leaks):
+            self.leaks = kept
+            self._fit_flows()
+
+    def _merge(self, now_s: float) -> None:
+        """Make one of two leaks that run near each other, where one explains about as much."""
+        for number in [x.number for x in sorted(self.running(), key=lambda x: (x.full_m3ph, x.number))]:
+            small = next((x for x in self.running() if x.number == number), None)
+            if small is None:
+                continue
+            beside = [x for x in self.running() if x is not small and float(x.where @ self.near[small.pipe]) > MERGE_MASS]
+            if not beside:
+                continue
+            before = [replace(x) for x in self.leaks]
+            large = max(beside, key=lambda x: (x.full_m3ph, -x.number))
+            self.leaks = [x for x in self.leaks if x is not small]
+            large.full_m3ph += small.full_m3ph
+            large.begin, large.full = min(large.begin, small.begin), max(large.full, small.full)
+            self._refine(large, now_s)
+            self._fit_flows()
+            ratios, _ = self._scan(self.leaks, np.array([small.begin]), np.array([small.full]), np.array([np.nan]))
+            if float(ratios.max()) < self.rules.add_ratio:
+                large.alarm_s = min(large.alarm_s, small.alarm_s)
+            else:
+                self.leaks = before
+
+    def _frozen(self, leak: AuditedLeak) -> bool:
+        return leak.end is not None and leak.end < self.day - FROZEN_DAYS
+
+    def _refine(self, leak: AuditedLeak, now_s: float) -> None:
+        """Move a leak in time and place to where it explains most."""
+        now, grown = float(self.day), max(leak.full - leak.begin, 1.0)
+        growths = sorted({round(grown * f) for f in STRETCH} | {1, 7})
+        ends = [np.nan if leak.end is None else leak.end]
+        tried = [(leak.begin + s, leak.begin + s + g, e) for s in SHIFT_DAYS for g in growths for e in ends]
+        if not leak.known:
+            if leak.end is None:
+                tried += [(leak.begin, leak.full, e) for e in np.arange(max(leak.begin + 3.0, now - END_DAYS), now).tolist()]
+            else:
+                tried += [(leak.begin, leak.full, np.nan), *((leak.begin, leak.full, leak.end + d) for d in (-2.0, -1.0, 1.0, 2.0))]
+        tried = [(b, f, e) for b, f, e in tried if self._days[0] <= b < now - 0.5 and not (e <= b + 1.0 or e > now)]
+        if not tried:
+            return
+        begin, full, end = np.array(tried).T
+        others = [x for x in self.leaks if x is not leak]
+        ratios, flows = self._scan(others, begin, full, end, leak.pipe if leak.known else None)
+        net = ratios - np.where(np.isnan(end) | leak.known, 0.0, END_RATIO)[:, None]
+        i, j = divmod(int(np.argmax(net)), ratios.shape[1])
+        before = leak.where
+        if not leak.known:
+            leak.pipe = j
+            self._place(leak, ratios[i])
+            if float(before @ self.near[j]) < MOVED_MASS and leak.ratio > 0.0:
+                self.count += 1
+                leak.number, leak.alarm_s = self.count, now_s
+        leak.begin, leak.full, leak.end = float(begin[i]), float(full[i]), None if np.isnan(end[i]) else float(end[i])
+        leak.full_m3ph, leak.ratio = max(float(flows[i, j]), 0.0), float(ratios[i, j])
+        leak.closing = None if leak.end is None else leak.closing or Closing.PATTERN_GONE
+        leak.abrupt = leak.full - leak.begin <= ABRUPT_DAYS
+        leak.opened_s = now_s - (now - leak.begin) * 86_400.0
+
+    def _find_faulty(self) -> bool:
+        """Leave a signal out that alone is off, from when on it is."""
+        fine = self._many.count(1)
+        if fine < FAULTY_MEAN_DAYS or self.m < 3:
+            return False
+        off = np.abs(self._left(self.leaks)[-fine:] @ self._root.T) / self._sd
+        recent = off[-FAULTY_MEAN_DAYS:].mean(0)
+        recent[list(self._bad)] = 0.0
+        worst = int(np.argmax(recent))
+        others = float(np.delete(recent, worst).max())
+        if recent[worst] < FAULTY_Z or recent[worst] < FAULTY_TIMES * others:
+            return False
+        calm = np.flatnonzero(off[:, worst] < 3.0)
+        begin = int(calm[-1]) if len(calm) else 0
+        self._bad[worst] = float(max(self.day - fine + begin - 5, 0))
+        return True
+
+    def _forget(self) -> None:
+        """Drop leaks that ended before the first row."""
+        self.leaks = [x for x in self.leaks if x.end is None or x.end > self._first[0]]
+
+    # -- state ----------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, object]:
+        """Return everything that the next step depends on."""
+        return {
+            "day": self.day,
+            "count": self.count,
+            "rows": np.array(self._rows).reshape(-1, self.m),
+            "first": list(self._first),
+            "many": list(self._many),
+            "bad": sorted([k, v] for k, v in self._bad.items()),
+            "shift": self._shift,
+            "leaks": [
+                {
+                    **{name: getattr(x, name) for name in _LEAK},
+                    "where": x.where.astype(np.float32),
+                    "closing": None if x.closing is None else x.closing.value,
+                }
+                for x in self.leaks
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.day, self.count = state["day"], state["count"]
+        self._rows, self._first, self._many = list(state["rows"]), list(state["first"]), list(state["many"])
+        self._bad = {int(k): float(v) for k, v in state["bad"]}
+        self._shift = state["shift"]
+        self.leaks = [
+            AuditedLeak(
+                **{name: x[name] for name in _LEAK},
+                where=x["where"].astype(np.float64),
+                closing=None if x["closing"] is None else Closing(x["closing"]),
+            )
+            for x in state["leaks"]
+        ]
+
+
+_LEAK = ("number", "pipe", "begin", "full", "end", "full_m3ph", "ratio", "opened_s", "alarm_s", "abrupt", "known")
+
+
+def _columns(leaks: Sequence[AuditedLeak]) -> tuple[list[float], list[float], list[float | None]]:
+    return [x.begin for x in leaks], [x.full for x in leaks], [x.end for x in leaks]
