@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from underway.model import FindCode, Role, WaitingReason
-from underway.store import views
+from underway.store import losses, views
 from underway.store.clock import read_clock
 from web import actions, auth
 from web.auth import Permission, Principal
@@ -26,6 +26,7 @@ from web.state import State
 
 PING_S = 15
 HISTORY_HOURS = 24.0
+DAY = timedelta(days=1)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "nobody known is asking"},
@@ -430,6 +431,42 @@ def findings(state: Shared, _: Reader, zone_id: str | None = None, kind: str | N
     """Return what detectors concluded, newest first."""
     with state.pool.connection() as conn:
         return views.findings(conn, zone_id=zone_id, kind=kind, limit=limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What zones lost from a date to before another; `docs/losses.md` has the formulas."""
+
+    first: date
+    after_last: date
+    zones: list[losses.ZoneLossView]
+    repairs: list[losses.RecoveredView]
+
+
+LossDays = Annotated[int, Query(gt=0, le=losses.DAYS_MAX, description="days up to today")]
+
+
+@router.get("/api/losses", tags=["read"])
+def zone_losses(state: Shared, _: Reader, days: LossDays = 28) -> Losses:
+    """Return the water balance and the leakage index of every zone, and what each repair gave back."""
+    after_last = state.config.clock.now_at().date()
+    first = after_last - timedelta(days=days)
+    with state.pool.connection() as conn:
+        return Losses(
+            first=first,
+            after_last=after_last,
+            zones=losses.zones(conn, first, after_last),
+            repairs=losses.repairs(conn, first, after_last + DAY),
+        )
+
+
+@router.get("/api/zones/{zone_id}/nights", tags=["read"])
+def zone_nights(zone_id: str, state: Shared, _: Reader, days: LossDays = 28) -> list[losses.NightView]:
+    """Return the night flow of one zone, night by night."""
+    after_last = state.config.clock.now_at().date() + DAY
+    with state.pool.connection() as conn:
+        _found(views.zone_exists(conn, zone_id) or None, f"zone '{zone_id}'")
+        return losses.nights(conn, after_last - timedelta(days=days), after_last, zone_id)
 
 
 @router.get("/api/quarantine", tags=["read"])

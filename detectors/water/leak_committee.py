@@ -35,6 +35,7 @@ JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
 JOIN_DAYS = 5.0
 NEW_DAYS, NEW_REACHES = 10.0, 2.5
 """So long after an alarm, what shows within so many reaches of a dig is taken for the same leak, placed wrong."""
+ALONE = True
 AGAIN_DAYS = 60.0
 """What shows where a leak seemed to have ended, and nobody reported a repair, so long after: the same leak."""
 FAINT_DAYS, FAINT_M3PH, FAINT_SHARE = 3.0, 0.3, 0.15
@@ -312,7 +313,7 @@ class Committee:
             ended = next((p for p in reversed(self.places) if self._unrepaired(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
             told = sum(self._weight[k] for k in {k for k, _ in mine} - self._audits)
-            alone = bool(self._audits) and told < RAISE_MASS * (self._weight.sum() - AUDIT_WEIGHT * len(self._audits))
+            alone = ALONE and bool(self._audits) and told < RAISE_MASS * (self._weight.sum() - AUDIT_WEIGHT * len(self._audits))
             if known is not None and (alone or float(np.mean(flows)) < OWN_FLOW_M3PH):
                 # growth of the known leak, or another one: that is told when the flow stands
                 if settled or alone:

@@ -509,3 +509,13 @@ def test_views_answer_on_every_server(conn: psycopg.Connection[Any]) -> None:
     assert views.findings(conn, zone_id="z1")[0].detector == "zone-inflow"
     assert views.counts(conn).orders_open == 3
     assert {s.service for s in views.services(conn)} == {"ingest", "workorders"}
+
+
+def test_losses_are_for_readers_and_name_what_is_missing(site: Site) -> None:
+    assert site.client(away=True).get("/api/losses").status_code == 401
+    client = site.signed_in("ada")
+    found = client.get("/api/losses", params={"days": 7}).json()
+    assert set(found) == {"first", "after_last", "zones", "repairs"}
+    assert all("missing" in zone for zone in found["zones"])
+    assert client.get("/api/zones/nowhere/nights").status_code == 404
+    assert client.get("/api/losses", params={"days": 9999}).status_code == 422
