@@ -12,7 +12,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana import ingest_panels, panels
+from grafana import ingest_panels, loss_panels, panels
 from grafana.look import (
     DATASOURCE_NAME,
     DATASOURCE_TYPE,
@@ -54,6 +54,7 @@ def _rows(base_url: str) -> list[Row]:
         ("Work", [panels.order_list(base_url), panels.sla_list(), panels.event_feed()]),
         ("Zones", [panels.zone_inflow()]),
         ("Pressure and night flow", [panels.pressure_residuals(), panels.pressure_now(), panels.night_flow()]),
+        ("Losses", [loss_panels.zone_losses(), loss_panels.repairs_gave_back()]),
         ("Roads, bridges, drains and what detectors say", [panels.road_deviations(), panels.finding_list()]),
         (
             "How well the alarms serve",

@@ -59,6 +59,8 @@ class AuditRules:
         What a bias may be at the begin, in the same parts.
     pattern_error : float
         Part of a signature that the model gets wrong, as norms.
+    error_directions : int
+        In how many directions the error of a pattern lies: it is no noise that all signals share, but looks like another leak nearby.
     after_error : float
         Part of that which stays when a leak has ended.
     temper : float
@@ -74,6 +76,7 @@ class AuditRules:
     knot_days: float = 15.0
     bias: float = 0.5
     pattern_error: float = 0.15
+    error_directions: int = 8
     after_error: float = 0.5
     temper: float = 0.01
     add_ratio: float = 40.0
@@ -279,7 +282,10 @@ class LeakAudit:
         knots = np.arange(days[0] + rules.knot_days, days[-1], rules.knot_days)
         basis = [np.ones((1, len(days))), np.clip((days - knots[:, None]) / rules.knot_days + 1.0, 0.0, 1.0)]
         variance = [rules.bias**2, *[rules.drift**2 * rules.knot_days] * len(knots)]
-        wrong = [max((rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / self.m, 1e-6) for x in leaks]
+        wrong = [
+            max((rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(self.rules.error_directions, self.m), 1e-6)
+            for x in leaks
+        ]
         over = [(x, w) for x, w in zip(leaks, wrong, strict=True) if x.end is not None]
         if over:
             basis.append(np.clip(days - np.array([x.end for x, _ in over], np.float64)[:, None], 0.0, 1.0))

@@ -35,9 +35,9 @@ JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
 JOIN_DAYS = 5.0
 NEW_DAYS, NEW_REACHES = 10.0, 2.5
 """So long after an alarm, what shows within so many reaches of a dig is taken for the same leak, placed wrong."""
-ALONE = True
-AGAIN_DAYS = 60.0
-"""What shows where a leak seemed to have ended, and nobody reported a repair, so long after: the same leak."""
+CONFIRM_DAYS = 13.0
+"""What few trackers see is believed when the audit has seen it for so long."""
+FORGET_DAYS = 60.0
 FAINT_DAYS, FAINT_M3PH, FAINT_SHARE = 3.0, 0.3, 0.15
 """A leak that old with less flow than that is not counted."""
 OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
@@ -147,7 +147,7 @@ class Place:
     members : set of (int, int)
         (tracker, leak) of those that see it.
     where : ndarray, shape (p,)
-        Probability of each pipe, together `seen` (the share of the trackers that see it).
+        Probability of each pipe, together `seen` (the weight of those that see it).
     flow_m3ph, told_m3ph, peak_m3ph : float
         Now, when it was last told, and at most.
     abrupt : bool
@@ -209,6 +209,7 @@ class Committee:
         self.trackers += [LeakAudit(signatures, self.near, length_m, noise, rules) for rules in audits]
         self._weight = np.array([1.0] * len(members) + [AUDIT_WEIGHT] * len(audits))
         self._audits = frozenset(range(len(members), len(self.trackers)))
+        self._tracking = len(members)
         self.places: list[Place] = []
         self.count = 0
         self._placed: set[tuple[int, int]] = set()
@@ -307,22 +308,18 @@ class Committee:
             mine = {key for key, leak in free.items() if float(leak.where @ self._near[j]) > JOIN_MASS}
             if not mine:
                 break
-            flows = [max(self.trackers[k].flow(free[k, n]), 0.0) for k, n in mine]
+            young = {(k, n) for k, n in mine if k in self._audits and now_s - free[k, n].alarm_s < CONFIRM_DAYS * DAY_S}
+            if young and len({k for k, _ in mine} - self._audits) < RAISE_MASS * self._tracking:
+                free = {key: leak for key, leak in free.items() if key not in young}
+                continue
             abrupt = bool(sum((2.0 * free[k, n].abrupt - 1.0) * self._weight[k] for k, n in mine) > 0.0)
             known = next((p for p in self.running() if self._same(p, j, now_s)), None)
-            ended = next((p for p in reversed(self.places) if self._unrepaired(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
-            told = sum(self._weight[k] for k in {k for k, _ in mine} - self._audits)
-            alone = ALONE and bool(self._audits) and told < RAISE_MASS * (self._weight.sum() - AUDIT_WEIGHT * len(self._audits))
-            if known is not None and (alone or float(np.mean(flows)) < OWN_FLOW_M3PH):
+            if known is not None and self._added(known, mine, leaks) < OWN_FLOW_M3PH:
                 # growth of the known leak, or another one: that is told when the flow stands
-                if settled or alone:
+                if settled:
                     known.members |= mine
                     self._placed |= mine
-            elif known is None and ended is not None:
-                ended.members, ended.where, ended.most, ended.ended_s, ended.closing = set(mine), share, 0.0, None, None
-                self._placed |= mine
-                found.append(ended)
             else:
                 self._placed |= mine
                 self.count += 1
@@ -339,11 +336,16 @@ class Committee:
         reach = self.digs.reach_m
         return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
 
-    def _unrepaired(self, place: Place, pipe: int, now_s: float) -> bool:
-        """Return whether a place near a pipe has ended not long ago, without a repair."""
-        if place.ended_s is None or place.closing is Closing.REPAIRED or now_s - place.ended_s > AGAIN_DAYS * DAY_S:
-            return False
-        return bool(min(self.distance[pipe, p] for p in (place.pipe, place.dig_pipe, place.dug_pipe) if p >= 0) <= self.digs.reach_m)
+    def _added(self, known: Place, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak]) -> float:
+        """Return how much more those that see something new near a place see in both together than the place alone ever lost."""
+
+        def flow(keys: set[tuple[int, int]], member: int) -> float:
+            return sum(max(self.trackers[k].flow(leaks[k, n]), 0.0) for k, n in keys if k == member and (k, n) in leaks)
+
+        members = {k for k, _ in new}
+        alone = float(np.mean([flow(new, k) for k in members]))
+        together = float(np.mean([flow(new, k) + flow(known.members, k) for k in members]))
+        return min(alone, together - known.peak_m3ph)
 
     def _share(self, leaks: dict[tuple[int, int], SeenLeak]) -> FloatArray:
         """Return for each pipe the share of trackers that have one of these leaks there."""
@@ -379,7 +381,7 @@ class Committee:
 
     def _forget(self, now_s: float) -> None:
         """Drop places that ended long ago."""
-        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > AGAIN_DAYS * DAY_S]
+        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > FORGET_DAYS * DAY_S]
         for place in gone:
             self.places.remove(place)
             self._placed -= place.members
@@ -421,6 +423,6 @@ class Committee:
 
 
 _PLACE = (
-    "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "peak_m3ph", "abrupt", "dig_pipe", "mass", "dug_s", "dug_pipe",
-    "most", "ended_s",
+    "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "peak_m3ph", "abrupt", "dig_pipe", "mass", "dug_s",
+    "dug_pipe", "most", "ended_s",
 )  # fmt: skip

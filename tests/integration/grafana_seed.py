@@ -251,7 +251,7 @@ def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> No
         order_id = conn.execute(
             """INSERT INTO work_order (site_id, incident_id, asset_id, zone_id, order_type, title, priority, state, required_skill, created_at,
                                        aware_at, due_at, crew_id, outcome, location, verification, closed_at)
-               VALUES ('town', %s, %s, %s, 'repair', %s, %s, %s, 'water_mains', %s, %s, %s, %s, %s, %s, %s, %s) RETURNING order_id""",
+               VALUES ('town', %s, %s, %s, 'leak_repair', %s, %s, %s, 'water_mains', %s, %s, %s, %s, %s, %s, %s, %s) RETURNING order_id""",
             (
                 incidents[-1],
                 finding.asset_id,
