@@ -48,7 +48,17 @@ _WORDS: dict[str, Quantity] = {
     **dict.fromkeys(("toc",), Quantity.TOC),
     **dict.fromkeys(("volume", "totalvolume", "index", "zaehlerstand"), Quantity.VOLUME),
 }
-_UNIT_WORDS = {"m3h": "m3/h", "m3ph": "m3/h", "lps": "L/s", "lph": "L/h", "lpm": "L/min", "mkm": "m/km", "mmh": "mm/h", "degc": "Cel", "mgl": "mg/L"}
+_UNIT_WORDS = {
+    "m3h": "m3/h",
+    "m3ph": "m3/h",
+    "lps": "L/s",
+    "lph": "L/h",
+    "lpm": "L/min",
+    "mkm": "m/km",
+    "mmh": "mm/h",
+    "degc": "Cel",
+    "mgl": "mg/L",
+}
 _WORD = re.compile(r"[A-Za-z][a-z]*|[A-Z]+(?![a-z])|[^\W\d_]+")
 _TAIL = re.compile(r"^(?P<what>.*?)[\s_./(\[]+(?P<unit>[A-Za-zµ°%][A-Za-zµ°%0-9³/]*|[A-Za-z0-9³]+_per_[A-Za-z]+)[)\]]?$")
 
