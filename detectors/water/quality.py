@@ -15,7 +15,7 @@ from detectors.cusum import likeliest_begin
 from detectors.snapshot import pack, unpack
 from detectors.water.profile import LocalDay
 from detectors.water.quality_baseline import LEVELS, RING, SCALES, STEPS, QualityBaseline
-from detectors.water.quality_patterns import PATTERNS_MAX, ROWS_MAX, OperationLibrary
+from detectors.water.quality_patterns import PATTERNS_MAX, ROWS_MAX, ROWS_MIN, OperationLibrary
 from underway.model import (
     CANONICAL_UNIT,
     DAY_US,
@@ -111,6 +111,7 @@ class _Condition:
     strange: int = 0
     before: FloatArray | None = None
     told: bool = True
+    beyond: bool = False
     dismissed: bool = False
 
 
@@ -252,7 +253,7 @@ class WaterQuality:
     def _confirm(self, held_us: int) -> None:
         if self.condition is not None and self.condition.event:
             self.condition.dismissed = True
-            self.library.add(self._whitened(self.shape), self.last_us)
+            self.condition.known = self.library.add(self._whitened(self.shape), self.last_us)
         elif self.past and self.past_us <= held_us:
             self.library.add(self._whitened(self.past), self.last_us)
         self.past = []
@@ -442,9 +443,10 @@ class WaterQuality:
         if not rows:
             return np.empty((0, self.width))
         known = np.flatnonzero(self.baseline.known)
-        low = np.linalg.cholesky(self.baseline.used[np.ix_(known, known)])
+        # the symmetric root: each column stays that of its probe
+        size, axes = np.linalg.eigh(self.baseline.used[np.ix_(known, known)])
         out = np.zeros((len(rows), self.width))
-        out[:, known] = np.linalg.solve(low, np.nan_to_num(np.array(rows)[:, known]).T).T
+        out[:, known] = np.nan_to_num(np.array(rows)[:, known]) @ (axes / np.sqrt(np.maximum(size, 1e-12))) @ axes.T
         return out
 
     def _begin(self, row: _Row, historical: bool, out: OutputWriter) -> None:
@@ -472,7 +474,7 @@ class WaterQuality:
         number, match, short = -1, 0.0, False
         if not self._grave(affected, row):
             number, match, _ = self.library.match(self._whitened(shape))
-            short = bool(len(self.library)) and len(affected) == 1 and len(shape) < ALONE_ROWS
+            short = bool(len(self.library)) and len(shape) < (ALONE_ROWS if len(affected) == 1 else ROWS_MIN)
         if number < 0 and (match >= POSSIBLE_MIN or short) and self.patience < PATIENCE:
             self.patience += 1
             return
@@ -590,17 +592,21 @@ class WaterQuality:
             # a person said that this is normal, and it stays
             self._close(c, row, np.zeros(self.width, np.bool_), historical, out)
             return
-        if c.dismissed:
-            return
         seen = [np.where(self.masked, np.nan, r.rest) for r in self.recent if r.at_us >= c.onset_us][-CLEAR_STEPS:]
         whole, last = self.library.match(self._whitened(self.shape)), self.library.match(self._whitened(seen))
         c.match = max(whole[1], last[1])
-        strange = self.baseline.ratio(use, LEVELS) >= 1.0 and c.match < POSSIBLE_MIN
+        strange = not c.dismissed and self.baseline.ratio(use, LEVELS) >= 1.0 and c.match < POSSIBLE_MIN
+        # of the probes that the operation leaves alone two must go together
+        free = use & ~self.library.touched(c.known)
+        strange = strange or (self.baseline.ratio(free) >= 1.0 and len(self._affected(free)) >= 2)
         c.strange = c.strange + 1 if strange else 0
         if c.strange >= LEFT_STEPS:
-            self._emit_water(FindingPhase.CLEAR, c, row, historical, out)
-            affected = self._affected(use) or c.affected
-            self.condition = _Condition(True, c.onset_us, row.at_us, row.at_us, historical, affected, self._share(row), -1, c.match)
+            if c.told:
+                self._emit_water(FindingPhase.CLEAR, c, row, historical, out)
+            affected = self._affected(free) or self._affected(use) or c.affected
+            onset = row.at_us - LEFT_STEPS * GRID_US
+            share = self._share(row)
+            self.condition = _Condition(True, onset, row.at_us, row.at_us, historical, affected, share, -1, c.match, beyond=True)
             self._emit_water(FindingPhase.RAISE, self.condition, row, historical, out)
 
     def _close(self, c: _Condition, row: _Row, of: BoolArray, historical: bool, out: OutputWriter) -> None:
@@ -652,6 +658,7 @@ class WaterQuality:
             summary = f"{'The change' if is_event else 'The known operation'} at {self.station} since {since} is over: {why}"
         elif is_event:
             known = f"no known operation does this (best match {c.match:.2f})" if len(self.library) else "no operation is known yet"
+            known = "that is more than the known operation which goes on" if c.beyond else known
             summary = f"Water at {self.station} changed since {since}: {self._words(drivers)}; {known}"
         else:
             summary = f"Water at {self.station} changed since {since} as in a known operation (match {c.match:.2f}): {self._words(drivers)}"

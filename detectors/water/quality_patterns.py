@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.contract import FloatArray
+from detectors.contract import BoolArray, FloatArray
 
 PATTERNS_MAX = 12
 ROWS_MAX = 36
@@ -14,6 +14,7 @@ ROWS_MIN = 2
 LAG_MAX = 6
 MATCH_MIN = 0.85
 ALONE = 0.9
+TOUCHED_SDS, TOUCHED_SHARE = 4.0, 0.15
 SAME_MIN = 0.97
 """Patterns that agree this well are one: the newer one is kept."""
 SIZE_MIN, SIZE_MAX = 0.3, 3.0
@@ -33,6 +34,7 @@ class OperationLibrary:
     --------
     >>> library = OperationLibrary(2)
     >>> library.add(np.array([[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]]), 0)
+    0
     >>> round(library.match(np.array([[1.0, -1.1], [2.0, -2.0]]))[1], 2), library.match(np.array([[1.0, 1.0], [2.0, 2.0]]))[0]
     (1.0, -1)
     """
@@ -45,22 +47,30 @@ class OperationLibrary:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def add(self, rows: FloatArray, at_us: int) -> None:
-        """Store what was seen since the onset, at most three hours of it."""
+    def add(self, rows: FloatArray, at_us: int) -> int:
+        """Store what was seen since the onset, at most three hours of it; return its number, -1 when that is too little."""
         if len(rows) < ROWS_MIN or not np.isfinite(rows).any():
-            return
+            return -1
         same, how, _ = self.match(rows[:ROWS_MAX])
         padded = np.full((1, ROWS_MAX, self.width), np.nan)
         # as it will be stored: single precision
         padded[0, : min(len(rows), ROWS_MAX)] = rows[:ROWS_MAX].astype(np.float32)
         if same >= 0 and how >= SAME_MIN:
             self.rows[same], self.used_us[same] = padded[0], at_us
-            return
+            return same
         if len(self) >= PATTERNS_MAX:
             oldest = int(np.argmin(self.used_us))
             self.rows, self.used_us = np.delete(self.rows, oldest, 0), np.delete(self.used_us, oldest)
         self.rows = np.concatenate((self.rows, padded))
         self.used_us = np.concatenate((self.used_us, [at_us]))
+        return len(self) - 1
+
+    def touched(self, number: int) -> BoolArray:
+        """Return which probes a shape moves; none for -1."""
+        if number < 0:
+            return np.zeros(self.width, np.bool_)
+        most = np.nanmax(np.abs(self.rows[number]), axis=0)
+        return np.asarray(most > max(TOUCHED_SDS, TOUCHED_SHARE * float(most.max())))
 
     def match(self, seen: FloatArray) -> tuple[int, float, float]:
         """Return (number of the best shape or -1, its correlation, size as a multiple of the stored one) of what is seen since an onset."""
@@ -78,7 +88,8 @@ class OperationLibrary:
                 if how > best[1] and SIZE_MIN <= size <= SIZE_MAX:
                     best = (number, how, size)
             how, size = _direction(seen, stored[:length])
-            if how > best[1] and SIZE_MIN <= size <= SIZE_MAX:
+            # an operation may begin slowly
+            if how > best[1] and SIZE_MIN / 3.0 <= size <= SIZE_MAX:
                 best = (number, how, size)
         return best if best[1] >= MATCH_MIN else (-1, best[1], best[2])
 
