@@ -598,7 +598,8 @@ class WaterQuality:
         strange = not c.dismissed and self.baseline.ratio(use, LEVELS) >= 1.0 and c.match < POSSIBLE_MIN
         # of the probes that the operation leaves alone two must go together
         free = use & ~self.library.touched(c.known)
-        strange = strange or (self.baseline.ratio(free) >= 1.0 and len(self._affected(free)) >= 2)
+        left = float((self.baseline.scores(row.means, free) / self.baseline.limit).max())
+        strange = strange or (left >= 1.0 and self.baseline.ratio(free) >= 1.0 and len(self._affected(free)) >= 2)
         c.strange = c.strange + 1 if strange else 0
         if c.strange >= LEFT_STEPS:
             if c.told:
