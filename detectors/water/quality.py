@@ -434,7 +434,7 @@ class WaterQuality:
         share = row.scores / self.baseline.limit
         scale = int(np.argmax(np.where(np.isfinite(share), share, -np.inf)))
         m = np.where(np.isfinite(row.means[scale]) & self._use(), row.means[scale], 0.0)
-        along = np.linalg.solve(self.baseline.covariance(scale), m)
+        along = np.linalg.solve(self.baseline.covariance()[scale], m)
         z = self.baseline.rows(np.array([r.rest for r in self.recent]), np.array([r.wide for r in self.recent]), self._use())
         seen = np.nan_to_num(z) @ along
         return self.recent[likeliest_begin(seen, 1)].at_us

@@ -49,7 +49,7 @@ def normal_score(square: float, freedom: int) -> float:
     3.1
     """
     part = 2.0 / (9.0 * freedom)
-    return float((np.cbrt(max(square, 0.0) / freedom) - (1.0 - part)) / math.sqrt(part))
+    return float((math.cbrt(max(square, 0.0) / freedom) - (1.0 - part)) / math.sqrt(part))
 
 
 def return_level(daily_peaks: FloatArray, days: float) -> float:
@@ -201,12 +201,11 @@ class QualityBaseline:
             out[i] = mean if end == 0 else mean - _mean(total[end] - total[begin], count[end] - count[begin], end - begin)
         return out
 
-    def covariance(self, scale: int) -> FloatArray:
-        """Return the second moments of the means over a scale."""
-        matrix = np.array(self.moment[scale])
-        own = np.diag(matrix).copy()
+    def covariance(self) -> FloatArray:
+        """Return the second moments of what each look says, shape (looks, n, n)."""
+        matrix = self.moment.copy()
         # a little of its own for each probe: two that always moved together need not do so for ever
-        matrix[np.diag_indices(self.width)] = np.maximum(own, 1e-6) * (1.0 + RIDGE)
+        matrix[:, self._all, self._all] = np.maximum(matrix[:, self._all, self._all], 1e-6) * (1.0 + RIDGE)
         return matrix
 
     @property
@@ -217,12 +216,18 @@ class QualityBaseline:
     def scores(self, means: FloatArray, use: BoolArray) -> FloatArray:
         """Return w of every scale over the probes of `use` that are there; -inf without any."""
         out = np.full(len(SCALES), -np.inf)
-        for i in range(len(SCALES)):
-            of = np.flatnonzero(use & np.isfinite(means[i]))
-            if len(of):
-                m = means[i, of]
-                square = float(m @ np.linalg.solve(self.covariance(i)[np.ix_(of, of)], m))
+        there = use & np.isfinite(means)
+        matrix = self.covariance()
+        left = np.asarray(there.any(1), np.bool_)
+        while left.any():
+            # the looks that see the same probes together
+            pattern = there[int(np.argmax(left))]
+            of, looks = np.flatnonzero(pattern), np.flatnonzero(left & (there == pattern).all(1))
+            m = means[np.ix_(looks, of)]
+            solved = np.linalg.solve(matrix[np.ix_(looks, of, of)], m[:, :, None])[:, :, 0]
+            for i, square in zip(looks.tolist(), (m * solved).sum(1).tolist(), strict=True):
                 out[i] = normal_score(square, len(of))
+            left[looks] = False
         return out
 
     def ratio(self, use: BoolArray, looks: slice = slice(None)) -> float:
@@ -248,12 +253,11 @@ class QualityBaseline:
         limit = np.where(np.isfinite(sd) & (days >= PROFILE_DAYS_MIN), CLIP * sd, np.inf)
         self.level += LEVEL_GAIN * np.clip(error, -limit, limit)
         self._learn_joint(slot, error, limit, own, known & (days >= PROFILE_DAYS_MIN))
-        for i in range(len(SCALES)):
-            m = np.clip(means[i], -CLIP, CLIP)
-            product = np.outer(m, m)
-            good = np.isfinite(product)
-            self.moments[i] = np.minimum(self.moments[i] + good, COV_MEMORY)
-            self.moment[i] += np.where(good, (np.where(good, product, 0.0) - self.moment[i]) / np.maximum(self.moments[i], 1.0), 0.0)
+        m = np.clip(means, -CLIP, CLIP)
+        product = m[:, :, None] * m[:, None, :]
+        good = np.isfinite(product)
+        self.moments = np.minimum(self.moments + good, COV_MEMORY)
+        self.moment += np.where(good, (np.where(good, product, 0.0) - self.moment) / np.maximum(self.moments, 1.0), 0.0)
 
     def _learn_joint(self, slot: int, error: FloatArray, limit: FloatArray, own: FloatArray, known: BoolArray) -> None:
         rest = np.where(known, np.clip(error, -limit, limit), np.nan)
