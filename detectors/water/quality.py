@@ -158,7 +158,7 @@ class WaterQuality:
     onset, or after six hours in which they are quiet. A hold that is released with ``cancelled`` says that it was an operation: its shape is
     stored, and if it stands for a day it is the new normal.
 
-    It speaks after 11 days. Cost about 0.7 ms a grid time; state about 15 kB a probe.
+    It speaks after 11 days. Cost about 0.6 ms a grid time; state about 10 kB a probe.
 
     Blind to: contamination in the first 11 days (it is learned); what changes over more than half a day (slow drift, of a probe or of the water);
     what moves the probes along the line of two sources; a contaminant that no probe answers to; a contamination that does what a confirmed
