@@ -90,7 +90,7 @@ class QualityBaseline:
     part of probe j that the others do not explain is ``u_j = sum_k P_jk r_k / P_jj``; ``z_j = u_j / sd_j[half hour]``. R is taken into use once a
     day. Five looks at z: means over 1, 6 and 24 grid times, and two steps (`LOOKS`). Of each look m the second moments C are kept over 20 days, z
     clipped to 4; ``T2 = m' C^-1 m`` over the probes that are there becomes a normal score w (Wilson and Hilferty), so that the number of probes does
-    not matter. The limit of w is what its daily peaks reach once in thirty years by a Gumbel law, at least 5. State 4 kB a probe and 130 bytes a pair.
+    not matter. The limit of w is what its daily peaks reach once in thirty years by a Gumbel law, at least 5. State 4 kB a probe.
     """
 
     def __init__(self, floor: FloatArray) -> None:

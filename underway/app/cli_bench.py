@@ -127,6 +127,7 @@ def quality(
         list[int] | None, typer.Option(help="Seeds; may be given more than once. Default: the eight that nothing was tuned on.")
     ] = None,
     days: Annotated[int, typer.Option(help="Days a station; the first 21 are for learning.", min=25)] = 90,
+    confirm: Annotated[bool, typer.Option(help="Whether a person cancels events that are none, so that operations become known.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Let simulated water quality stations be judged by the bank of detectors, by fixed limits and by river's models, side by side.
@@ -141,7 +142,7 @@ def quality(
     for number in seed or HELD_OUT_SEEDS:
         said = console.status(f"seed {number}")
         with said:
-            _, found = run_seed(number, network, station, days, said.update)
+            _, found = run_seed(number, network, station, days, confirm, said.update)
         scores += found
     if json_output:
         typer.echo(json.dumps(as_plain(scores, network, station, days), indent=2))

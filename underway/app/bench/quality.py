@@ -116,11 +116,11 @@ def batches(run: StationRun) -> Iterator[tuple[int, ReadingBatch]]:
         yield int(run.at_s[first]) + HOUR_S, ReadingBatch.from_columns(column + 1, at, part[row, column])
 
 
-def replay(run: StationRun) -> list[Finding]:
+def replay(run: StationRun, confirm: bool = True) -> list[Finding]:
     """Send a station through the bank, by the hour, with a person who looks at each event; return its findings.
 
     An event that is a contamination is held until two hours after it left the station; every other one is cancelled after two hours, and so
-    becomes a known operation.
+    becomes a known operation; without `confirm` nobody touches anything.
     """
     bank = Bank(make_registry(run))
     bank = bank.only([key for key, d in bank.detectors.items() if isinstance(d, WaterQuality)])
@@ -136,7 +136,7 @@ def replay(run: StationRun) -> list[Finding]:
         for at_s, hold, verdict in due:
             told.append(Hold(hold.hold_id, hold.zone_id, hold.asset_id, hold.held_us, BEGIN_US + at_s * 1_000_000, verdict))
         for f in found:
-            if f.phase is FindingPhase.RAISE and f.kind is FindingKind.QUALITY_EVENT:
+            if confirm and f.phase is FindingPhase.RAISE and f.kind is FindingKind.QUALITY_EVENT:
                 real = _cause(spikes, (f.detected_us - BEGIN_US) // 1_000_000)
                 until = (real.seen_until_s if real is not None else end_s) + LOOK_S
                 hold = Hold(len(findings) * 1000 + len(told) + len(open_holds) + end_s, "z1", f.asset_id, f.detected_us)
@@ -187,7 +187,7 @@ def score(method: str, seed: int, run: StationRun, alarms_s: Sequence[int], cpu_
 
 
 def run_seed(
-    seed: int, network: str, station: str, days: int, told: Callable[[str], None] = lambda what: None
+    seed: int, network: str, station: str, days: int, confirm: bool = True, told: Callable[[str], None] = lambda what: None
 ) -> tuple[StationRun, list[Score]]:
     """Simulate one station and let every method judge it."""
     told(f"seed {seed}: simulate")
@@ -195,7 +195,7 @@ def run_seed(
     scores = []
     told(f"seed {seed}: {OURS}")
     began = time.process_time()
-    findings = replay(run)
+    findings = replay(run, confirm)
     used = time.process_time() - began
     events = [
         (f.detected_us - BEGIN_US) // 1_000_000 for f in findings if f.kind is FindingKind.QUALITY_EVENT and f.phase is FindingPhase.RAISE
