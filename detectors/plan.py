@@ -17,6 +17,7 @@ from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
 from detectors.water.network_leaks import NetworkLeaks
+from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
 from underway.model import AssetClass, Channel, LeakSignatures, NetworkModel, Registry, ZoneKind
 
@@ -56,7 +57,12 @@ def plan_lanes(
         When a crew is sent for a leak.
     """
     channels = tuple(sorted(registry.channels, key=lambda c: c.channel_id))
-    plan = [*_network(registry, channels, models, digs), *_road(registry, channels, channel_ids), *_sensor(registry, channels, channel_ids)]
+    plan = [
+        *_network(registry, channels, models, digs),
+        *_quality(registry, channels),
+        *_road(registry, channels, channel_ids),
+        *_sensor(registry, channels, channel_ids),
+    ]
     if keys is not None:
         wanted = frozenset(keys)
         plan = [p for p in plan if p.key in wanted]
@@ -106,6 +112,11 @@ def _water(
 def _network(registry: Registry, channels: Sequence[Channel], models: Sequence[NetworkModel], digs: DigRules | None) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
     detectors = [d for model in models for d in NetworkLeaks.plan(channels, model, registry.site.timezone, assets, digs)]
+    return [Planned(d.key, d.channels, frames=d) for d in detectors]
+
+
+def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
+    detectors = stations(channels, {a.asset_id: a for a in registry.assets}, registry.site.timezone)
     return [Planned(d.key, d.channels, frames=d) for d in detectors]
 
 

@@ -105,6 +105,19 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         **dict.fromkeys(("ft3", "[cft_i]", "cf"), (CUBIC_FOOT_M3, 0.0)),
     },
     "dBm": {"dBm": (1.0, 0.0), "dBW": (1.0, 30.0)},
+    "mg/L": {
+        **dict.fromkeys(("mg/L", "mg/l", "g/m3", "g/m³"), (1.0, 0.0)),
+        **dict.fromkeys(("ug/L", "ug/l", "µg/L", "µg/l"), (0.001, 0.0)),
+        **dict.fromkeys(("kg/m3", "g/L"), (1000.0, 0.0)),
+    },
+    "NTU": {**dict.fromkeys(("NTU", "FNU", "[NTU]", "FTU"), (1.0, 0.0)), "mNTU": (0.001, 0.0)},
+    "pH": {**dict.fromkeys(("pH", "[pH]"), (1.0, 0.0))},
+    "uS/cm": {
+        **dict.fromkeys(("uS/cm", "µS/cm"), (1.0, 0.0)),
+        "mS/cm": (1000.0, 0.0),
+        "S/m": (10_000.0, 0.0),
+        "mS/m": (10.0, 0.0),
+    },
 }
 
 

@@ -23,7 +23,17 @@ from underway.model import (
     finding_id,
 )
 
-ROLES = ("zone_inflow", "tank_flow", "zone_pressure", "tank_level", "bridge_frequency", "bridge_temperature", "bridge_tilt", "roughness")
+ROLES = (
+    "zone_inflow",
+    "tank_flow",
+    "zone_pressure",
+    "tank_level",
+    "bridge_frequency",
+    "bridge_temperature",
+    "bridge_tilt",
+    "roughness",
+    "water_quality",
+)
 READINGS_MIN = 12
 LEARN_DAYS = 3.0
 LEARN_READINGS = 288

@@ -37,7 +37,7 @@ def _channel(number: int, device: str, name: str, quantity: Quantity, role: str,
 
 
 def make_registry() -> Registry:
-    """Return the registry: two zones with a boundary meter, five pressures, a tank; a corridor with two sections, a bridge, a culvert."""
+    """Return the registry: two zones with a boundary meter, pressures, a tank, a quality station; a corridor with sections, a bridge, a culvert."""
     q = Quantity
     channels = (
         _channel(1, "fm-in", "flow", q.FLOW, "zone_inflow", "z1", None),
@@ -53,11 +53,17 @@ def make_registry() -> Registry:
         _channel(11, "br-1", "temperature", q.TEMPERATURE, "bridge_temperature", "road", "br-01", interval_s=600.0, resolution=0.1),
         _channel(12, "dr-1", "level", q.LEVEL, "drain_level", "road", "dr-01", resolution=0.001),
         _channel(13, "rn-1", "rain", q.RAIN_RATE, "rain", "road", "dr-01", resolution=0.2),
+        _channel(14, "qs-1", "chlorine", q.CHLORINE, "water_quality", "z1", "qs-01"),
+        _channel(15, "qs-1", "turbidity", q.TURBIDITY, "water_quality", "z1", "qs-01", resolution=0.001),
+        _channel(16, "qs-1", "ph", q.PH, "water_quality", "z1", "qs-01", resolution=0.001),
+        _channel(17, "qs-1", "conductivity", q.CONDUCTIVITY, "water_quality", "z1", "qs-01", resolution=0.1),
+        _channel(18, "qs-1", "toc", q.TOC, "water_quality", "z1", "qs-01"),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
         *(Asset(f"rd-{i}", "town", "road", AssetClass.ROAD_SECTION, f"Section {i}") for i in (1, 2)),
         Asset("br-01", "town", "road", AssetClass.BRIDGE, "Brook Bridge"),
+        Asset("qs-01", "town", "z1", AssetClass.JUNCTION, "Quality station"),
         Asset("dr-01", "town", "road", AssetClass.CULVERT, "Culvert", attributes={"depth_m": 1.2}),
     )
     ids = dict.fromkeys(c.device_id for c in channels)
@@ -107,6 +113,11 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         11: warm + noise(0.1),
         12: 0.03 + 0.12 * wet ** (2 / 3) + np.where(broken, 1.1, 0.0) + noise(0.004),
         13: rain,
+        14: 0.8 + 0.05 * np.sin(day) - np.where(broken, 0.3, 0.0) + noise(0.03),
+        15: 0.2 * np.exp(noise(0.05)),
+        16: np.where(broken, 7.0, 7.8 + 0.02 * np.sin(day + 1) + noise(0.01)),
+        17: 350 + 20 * np.sin(day + 2) + noise(2.0),
+        18: 2.0 + 0.1 * np.sin(day + 2) + np.where(broken, 0.6, 0.0) + noise(0.05),
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}
     every = {8: 3, 9: 3, 10: 2, 11: 2}

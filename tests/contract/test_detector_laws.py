@@ -63,7 +63,8 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "drain-level@1/dr-01/dr-1.level": {FindingKind.ROAD_FLOOD},
         "flat-line@1/all": {FindingKind.METER_STUCK},
         "no-data@1/town": {FindingKind.COMMS_LOST},
-        BANK: set(FindingKind) - {FindingKind.LEAK_BACKGROUND, FindingKind.PRESSURE_LOW},
+        "water-quality@1/qs-01": {FindingKind.QUALITY_EVENT, FindingKind.QUALITY_SENSOR},
+        BANK: set(FindingKind) - {FindingKind.LEAK_BACKGROUND, FindingKind.PRESSURE_LOW, FindingKind.QUALITY_OPERATION},
     }
     assert kinds == wanted[name]
 
@@ -125,7 +126,7 @@ def test_law_a_gap_is_not_an_event(name: str, seed: int) -> None:
     span = int(batch.observed_us[-1] - batch.observed_us[0])
     for _ in range(4):
         begin = batch.observed_us[0] + int(rng.random() * span)
-        channels = rng.choice(np.arange(1, 14), int(rng.integers(1, 13)), replace=False)
+        channels = rng.choice(np.arange(1, 19), int(rng.integers(1, 18)), replace=False)
         inside = (batch.observed_us >= begin) & (batch.observed_us < begin + int(rng.random() * span / 2))
         keep &= ~(inside & np.isin(batch.channel_id, channels))
     findings = experienced(name).step(batch.take(keep)).findings
@@ -184,7 +185,13 @@ def test_law_the_docstring_names_costs_blind_spots_and_a_textbook_case_that_hold
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_law_telling_a_hold_twice_changes_nothing(name: str) -> None:
-    holds = [Hold(1, "z1", "dma:z1", 1), Hold(2, "road", "br-01", 1), Hold(3, "road", "rd-1", 1), Hold(4, "road", "dr-01", 1)]
+    holds = [
+        Hold(1, "z1", "dma:z1", 1),
+        Hold(2, "road", "br-01", 1),
+        Hold(3, "road", "rd-1", 1),
+        Hold(4, "road", "dr-01", 1),
+        Hold(5, "z1", "qs-01", 1),
+    ]
     once, twice = experienced(name), experienced(name)
     once.hold(holds)
     twice.hold(holds)

@@ -119,6 +119,38 @@ def leaks(
     raise typer.Exit(0 if facts["ok"] else 1)
 
 
+@bench_app.command("quality")
+def quality(
+    network: Annotated[str, typer.Option(help="A library network (net3, ky4, ...) or the path of an EPANET file.")] = "net3",
+    station: Annotated[str, typer.Option(help="Junction of the station; default: one that two sources reach.")] = "",
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seeds; may be given more than once. Default: the eight that nothing was tuned on.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Days a station; the first 21 are for learning.", min=25)] = 90,
+    confirm: Annotated[bool, typer.Option(help="Whether a person cancels events that are none, so that operations become known.")] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Let simulated water quality stations be judged by the bank of detectors, by fixed limits and by river's models, side by side.
+
+    Contaminants are carried to the station by EPANET; operations, calibration, drift and maintenance come between. How: docs/bench.md.
+    """
+    from underway.app.bench.quality import HELD_OUT_SEEDS, as_plain, run_seed
+    from underway.app.bench.quality_report import print_quality
+
+    console = Console(stderr=True)
+    scores = []
+    for number in seed or HELD_OUT_SEEDS:
+        said = console.status(f"seed {number}")
+        with said:
+            _, found = run_seed(number, network, station, days, confirm, said.update)
+        scores += found
+    if json_output:
+        typer.echo(json.dumps(as_plain(scores, network, station, days), indent=2))
+    else:
+        screen = Console()
+        print_quality(screen if screen.is_terminal else Console(width=WIDTH), scores)
+
+
 @bench_app.command("town")
 def make_town(
     network: Annotated[Path, typer.Argument(help="Folder with an EPANET file, pipes.csv, nodes.csv and sensors.csv.")],

@@ -29,6 +29,9 @@ ROLES: dict[str, frozenset[Quantity]] = {
     "bridge_tilt": frozenset({Quantity.TILT}),
     "bridge_strain": frozenset({Quantity.STRAIN}),
     "rain": frozenset({Quantity.RAIN_RATE}),
+    "water_quality": frozenset(
+        {Quantity.CHLORINE, Quantity.TURBIDITY, Quantity.PH, Quantity.CONDUCTIVITY, Quantity.TOC, Quantity.TEMPERATURE}
+    ),
     "health": frozenset(Quantity),
 }
 """What detectors use a channel for, and the quantities that it can be; ``health`` is for everything that is only kept and watched."""
@@ -67,6 +70,11 @@ ASSUMED: dict[Quantity, Assumed] = {
     Quantity.SNR: Assumed(-40.0, 40.0, 900.0, "health", "health"),
     Quantity.CHARGE: Assumed(0.0, 100.0, 21_600.0, "health", "health"),
     Quantity.VOLUME: Assumed(0.0, 1e9, 3_600.0, "health", "health"),
+    Quantity.CHLORINE: Assumed(0.0, 20.0, 300.0, "water_quality", "health"),
+    Quantity.TURBIDITY: Assumed(0.0, 1000.0, 300.0, "water_quality", "health"),
+    Quantity.PH: Assumed(0.0, 14.0, 300.0, "water_quality", "health"),
+    Quantity.CONDUCTIVITY: Assumed(0.0, 20_000.0, 300.0, "water_quality", "health"),
+    Quantity.TOC: Assumed(0.0, 100.0, 300.0, "water_quality", "health"),
 }
 UNUSUAL = Assumed(-math.inf, math.inf, 900.0, "health", "health")
 """For a quantity that the table does not name."""

@@ -41,9 +41,24 @@ _WORDS: dict[str, Quantity] = {
     **dict.fromkeys(("battery", "batt", "bat", "vbat", "batv"), Quantity.BATTERY),
     **dict.fromkeys(("rssi",), Quantity.SIGNAL),
     **dict.fromkeys(("snr", "margin"), Quantity.SNR),
+    **dict.fromkeys(("chlorine", "chlor", "chlore", "cloro", "cl2"), Quantity.CHLORINE),
+    **dict.fromkeys(("turbidity", "turb", "truebung", "trübung", "turbidite"), Quantity.TURBIDITY),
+    **dict.fromkeys(("ph",), Quantity.PH),
+    **dict.fromkeys(("conductivity", "cond", "leitfaehigkeit", "leitfähigkeit", "conductivite"), Quantity.CONDUCTIVITY),
+    **dict.fromkeys(("toc",), Quantity.TOC),
     **dict.fromkeys(("volume", "totalvolume", "index", "zaehlerstand"), Quantity.VOLUME),
 }
-_UNIT_WORDS = {"m3h": "m3/h", "m3ph": "m3/h", "lps": "L/s", "lph": "L/h", "lpm": "L/min", "mkm": "m/km", "mmh": "mm/h", "degc": "Cel"}
+_UNIT_WORDS = {
+    "m3h": "m3/h",
+    "m3ph": "m3/h",
+    "lps": "L/s",
+    "lph": "L/h",
+    "lpm": "L/min",
+    "mkm": "m/km",
+    "mmh": "mm/h",
+    "degc": "Cel",
+    "mgl": "mg/L",
+}
 _WORD = re.compile(r"[A-Za-z][a-z]*|[A-Z]+(?![a-z])|[^\W\d_]+")
 _TAIL = re.compile(r"^(?P<what>.*?)[\s_./(\[]+(?P<unit>[A-Za-zµ°%][A-Za-zµ°%0-9³/]*|[A-Za-z0-9³]+_per_[A-Za-z]+)[)\]]?$")
 

@@ -54,6 +54,11 @@ class Quantity(StrEnum):
     SNR = "snr"
     CHARGE = "charge"
     VOLUME = "volume"
+    CHLORINE = "chlorine"
+    TURBIDITY = "turbidity"
+    PH = "ph"
+    CONDUCTIVITY = "conductivity"
+    TOC = "toc"
 
 
 CANONICAL_UNIT: Mapping[Quantity, str] = {
@@ -71,6 +76,11 @@ CANONICAL_UNIT: Mapping[Quantity, str] = {
     Quantity.SNR: "dB",
     Quantity.CHARGE: "%",
     Quantity.VOLUME: "m3",
+    Quantity.CHLORINE: "mg/L",
+    Quantity.TURBIDITY: "NTU",
+    Quantity.PH: "pH",
+    Quantity.CONDUCTIVITY: "uS/cm",
+    Quantity.TOC: "mg/L",
 }
 
 
@@ -167,7 +177,7 @@ class Channel:
         Nominal time between two readings.
     role : str
         What detectors use it for: ``zone_inflow``, ``tank_flow``, ``zone_pressure``, ``tank_level``, ``roughness``, ``bridge_frequency``,
-        ``bridge_temperature``, ``drain_level``, ``rain``, ``health``.
+        ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``health``.
     sign : int
         For ``zone_inflow``: +1 when positive flow enters ``zone_id``, -1 when it leaves it.
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.

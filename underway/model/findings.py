@@ -25,6 +25,9 @@ class FindingKind(StrEnum):
     ROAD_ROUGHNESS = "road.roughness"
     ROAD_FLOOD = "road.flood"
     BRIDGE_FREQUENCY_SHIFT = "bridge.frequency_shift"
+    QUALITY_EVENT = "quality.event"
+    QUALITY_SENSOR = "quality.sensor"
+    QUALITY_OPERATION = "quality.operation"
 
 
 class FindingPhase(StrEnum):

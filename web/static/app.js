@@ -543,7 +543,7 @@ function overlay() {
   const candidates = [];
   const silent = new Set();
   for (const a of [...view.data.alarms].reverse()) {
-    if (["comms.lost", "meter.stuck"].includes(a.alarm_type)) {
+    if (["comms.lost", "meter.stuck", "quality.sensor"].includes(a.alarm_type)) {
       silent.add(a.asset_id);
       if (!String(a.asset_id).startsWith("dma:")) continue;
     }

@@ -160,6 +160,7 @@ export const FORMS = {
   bridge_inspection: { problem: ["STD", "OTH"], cause: ["wear", "corrosion", "ground_movement", "unknown"], remedy: ["bearing_reset", "joint_renewed", "not_required", "other"] },
   drain_clearing: { problem: ["PLU", "OTH"], cause: ["debris", "third_party", "unknown"], remedy: ["cleared", "not_required", "other"] },
   sensor_check: { problem: ["INS", "OTH"], cause: ["battery", "corrosion", "wear", "third_party", "unknown"], remedy: ["device_replaced", "cleared", "not_required", "other"] },
+  water_quality: { problem: ["OTH"], cause: ["third_party", "corrosion", "debris", "unknown"], remedy: ["cleared", "not_required", "other"] },
 };
 
 /** Return the dictionary of a language; `t("state.DONE")` looks a word up, in English when it is missing. */

@@ -9,6 +9,9 @@ export const KIND = {
   "road.roughness": "Rough road surface",
   "road.flood": "Drain flooding",
   "bridge.frequency_shift": "Bridge stiffness change",
+  "quality.event": "Water quality event",
+  "quality.sensor": "Quality sensor off",
+  "quality.operation": "Known operation",
 };
 
 export const PRIORITY = {
