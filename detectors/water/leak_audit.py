@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.linalg import lapack
 from scipy.optimize import nnls
 
 from detectors.contract import BoolArray, FloatArray, IntArray
@@ -34,6 +35,8 @@ FROZEN_DAYS = 60.0
 FULL_AHEAD_DAYS = 40.0
 NEW_MAX = 6
 FLOW_MIN_M3PH = 0.15
+ERROR_MIN = 1e-3
+"""An error of a pattern with less variance than that, in parts of that of a day, is not felt."""
 ABRUPT_DAYS = 2.0
 FAULTY_Z, FAULTY_TIMES = 10.0, 3.0
 FAULTY_MEAN_DAYS = 7
@@ -176,6 +179,9 @@ class LeakAudit:
         self._days: FloatArray = np.zeros(0)
         self._at: IntArray = np.zeros(0, np.int64)
         self._scale: FloatArray = np.zeros(0)
+        self._wander: FloatArray = np.zeros((0, 0))
+        self._known: dict[tuple[float, float, float | None], FloatArray] = {}
+        self._steps: dict[float, FloatArray] = {}
 
     # -- what is known --------------------------------------------------------------------------------------------------------------
 
@@ -256,6 +262,10 @@ class LeakAudit:
         first, many = np.array(self._first), np.array(self._many)
         self._days = np.arange(first[0], first[-1] + many[-1]) + 1.0
         self._at, self._scale = first - first[0], 1.0 / np.sqrt(many)
+        self._known, self._steps = {}, {}
+        knots = np.arange(self._days[0] + self.rules.knot_days, self._days[-1], self.rules.knot_days)
+        wander = np.clip((self._days - knots[:, None]) / self.rules.knot_days + 1.0, 0.0, 1.0)
+        self._wander = self._blocks(np.vstack((np.ones((1, len(self._days))), wander)))
         rows = np.array(self._rows)
         gone = ~np.isfinite(rows)
         for signal, since in self._bad.items():
@@ -275,27 +285,31 @@ class LeakAudit:
         return self._blocks(grown * runs)
 
     def _of(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
-        return self._profiles(*(np.array([np.nan if v is None else v for v in vs]) for vs in _columns(leaks)))
+        missing = [x for x in leaks if (x.begin, x.full, x.end) not in self._known]
+        if missing:
+            found = self._profiles(*(np.array([np.nan if v is None else v for v in vs]) for vs in _columns(missing)))
+            self._known.update({(x.begin, x.full, x.end): row for x, row in zip(missing, found, strict=True)})
+        return np.array([self._known[x.begin, x.full, x.end] for x in leaks])
+
+    def _after(self, end: float) -> FloatArray:
+        """Return a step at the end of a leak."""
+        if end not in self._steps:
+            self._steps[end] = self._blocks(np.clip(self._days - end, 0.0, 1.0))
+        return self._steps[end]
 
     def _time(self, leaks: Sequence[AuditedLeak]) -> _Time:
-        rules, days = self.rules, self._days
-        knots = np.arange(days[0] + rules.knot_days, days[-1], rules.knot_days)
-        basis = [np.ones((1, len(days))), np.clip((days - knots[:, None]) / rules.knot_days + 1.0, 0.0, 1.0)]
-        variance = [rules.bias**2, *[rules.drift**2 * rules.knot_days] * len(knots)]
-        wrong = [
-            max((rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(self.rules.error_directions, self.m), 1e-6)
-            for x in leaks
-        ]
-        over = [(x, w) for x, w in zip(leaks, wrong, strict=True) if x.end is not None]
-        if over:
-            basis.append(np.clip(days - np.array([x.end for x, _ in over], np.float64)[:, None], 0.0, 1.0))
-        found = self._blocks(np.vstack(basis))
-        variance += [w * rules.after_error**2 for _, w in over]
-        if leaks:
-            found = np.vstack((found, self._of(leaks)))
-            variance += wrong
-        f = found.T
-        return _Time(f, np.asarray(np.linalg.inv(np.diag(1.0 / np.array(variance)) + f.T @ f), np.float64))
+        rules = self.rules
+        basis, variance = list(self._wander), [rules.bias**2, *[rules.drift**2 * rules.knot_days] * (len(self._wander) - 1)]
+        wrong = [(rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(rules.error_directions, self.m) for x in leaks]
+        felt = [(x, w) for x, w in zip(leaks, wrong, strict=True) if w > ERROR_MIN]
+        over = [(x.end, w) for x, w in felt if x.end is not None]
+        if felt:
+            basis += [*(self._after(end) for end, _ in over), *self._of([x for x, _ in felt])]
+            variance += [*(w * rules.after_error**2 for _, w in over), *(w for _, w in felt)]
+        f = np.array(basis).T
+        upper, _ = lapack.dpotrf(f.T @ f + np.diag(1.0 / np.array(variance)))
+        half, _ = lapack.dpotri(upper)
+        return _Time(f, np.asarray(np.triu(half) + np.triu(half, 1).T, np.float64))
 
     def _left(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
         """Return the rows less what leaks explain."""

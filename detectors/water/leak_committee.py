@@ -25,9 +25,9 @@ MEMBERS: tuple[Rules, ...] = (
     Rules(close_error=0.15, unexplained=6.0, slowing=True),
     Rules(drift=0.2, threshold=45.0, close_error=0.15, slowing=True),
 )
-AUDITS: tuple[AuditRules, ...] = (AuditRules(),)
+AUDITS: tuple[AuditRules, ...] = (AuditRules(phase_days=3), AuditRules(error_directions=31))
 """What looks at all that was seen, see `detectors.water.leak_audit`."""
-AUDIT_WEIGHT = 3.0
+AUDIT_WEIGHT = 1.5
 """An audit counts as so many trackers."""
 DAY_S = 86_400.0
 RAISE_MASS = 0.4
