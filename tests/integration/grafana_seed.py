@@ -196,6 +196,22 @@ def _findings() -> tuple[Finding, ...]:
     return tuple(found)
 
 
+def _save_repaired_leak(conn: psycopg.Connection[Any]) -> None:
+    at = NOW_AT - timedelta(hours=20)
+    incident = conn.execute(
+        """INSERT INTO incident (site_id, zone_id, kind, title, state, onset_at, aware_at, stopped_at, resolved_at)
+           VALUES ('town', 'z2', 'leak.background', 'an old leak', 'RESOLVED', %s, %s, %s, %s) RETURNING incident_id""",
+        (at - timedelta(days=9), at - timedelta(days=3), at, at),
+    ).fetchone()
+    assert incident is not None
+    conn.execute(
+        """INSERT INTO work_order (site_id, incident_id, asset_id, zone_id, order_type, title, priority, state, required_skill, created_at, aware_at,
+                                   closed_at, outcome)
+           VALUES ('town', %s, 'pipe-z2-1', 'z2', 'leak_repair', 'Repair leak', 'medium', 'CLOSED', 'water_mains', %s, %s, %s, 'PASS')""",
+        (incident[0], at - timedelta(days=3), at - timedelta(days=3), at),
+    )
+
+
 def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> None:
     raised_at = BURST_AT + timedelta(minutes=26)
     action = UUID(int=7)
@@ -251,7 +267,7 @@ def _save_work(conn: psycopg.Connection[Any], findings: Sequence[Finding]) -> No
         order_id = conn.execute(
             """INSERT INTO work_order (site_id, incident_id, asset_id, zone_id, order_type, title, priority, state, required_skill, created_at,
                                        aware_at, due_at, crew_id, outcome, location, verification, closed_at)
-               VALUES ('town', %s, %s, %s, 'leak_repair', %s, %s, %s, 'water_mains', %s, %s, %s, %s, %s, %s, %s, %s) RETURNING order_id""",
+               VALUES ('town', %s, %s, %s, 'repair', %s, %s, %s, 'water_mains', %s, %s, %s, %s, %s, %s, %s, %s) RETURNING order_id""",
             (
                 incidents[-1],
                 finding.asset_id,
@@ -336,5 +352,6 @@ def seed(conn: psycopg.Connection[Any]) -> Town:
     with conn.transaction():
         save_findings(conn, found, next_batch_id(conn), NOW_AT)
         _save_work(conn, found)
+        _save_repaired_leak(conn)
         _save_health(conn)
     return Town(saved, readings, found)
