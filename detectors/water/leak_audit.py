@@ -25,6 +25,8 @@ from detectors.water.leak_tracker import Closing, Noise
 
 FINE_DAYS, BLOCK_DAYS, BLOCKS_MAX = 119, 7, 104
 """Days are kept as they are for so long, then as weeks, at most two years of them."""
+ENDED_MAX = 48
+"""So many leaks that have ended are kept."""
 DAYS_MIN = 16
 GROWTH_DAYS = (1.0, 7.0, 14.0, 24.0, 36.0, 50.0, 70.0, 95.0)
 SHIFT_DAYS = (-16.0, -8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -498,8 +500,10 @@ class LeakAudit:
         return True
 
     def _forget(self) -> None:
-        """Drop leaks that ended before the first row."""
-        self.leaks = [x for x in self.leaks if x.end is None or x.end > self._first[0]]
+        """Drop leaks that ended before the first row, and of those that ended the ones that explain least."""
+        ended = sorted((x for x in self.leaks if x.end is not None and x.end > self._first[0]), key=lambda x: (x.known, x.ratio, x.number))
+        kept = {x.number for x in ended[-ENDED_MAX:]}
+        self.leaks = [x for x in self.leaks if x.end is None or x.number in kept]
 
     # -- state ----------------------------------------------------------------------------------------------------------------------
 
@@ -544,3 +548,9 @@ _LEAK = ("number", "pipe", "begin", "full", "end", "full_m3ph", "ratio", "opened
 
 def _columns(leaks: Sequence[AuditedLeak]) -> tuple[list[float], list[float], list[float | None]]:
     return [x.begin for x in leaks], [x.full for x in leaks], [x.end for x in leaks]
+
+
+def bytes_max(pipes: int, signals: int, rules: AuditRules) -> int:
+    """Return an upper limit of the packed state of an audit."""
+    rows = FINE_DAYS + BLOCK_DAYS + BLOCKS_MAX
+    return 2 * rows * (signals * 8 + 20) + (rules.leaks_max + NEW_MAX + ENDED_MAX) * (4 * pipes + 300) + 2_000

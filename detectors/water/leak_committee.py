@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from detectors.contract import FloatArray
+from detectors.water import leak_audit, leak_tracker
 from detectors.water.leak_audit import AuditRules, LeakAudit
 from detectors.water.leak_tracker import Closing, LeakTracker, Noise, Rules
 
@@ -47,6 +48,8 @@ REPAIR_MASS_MIN = 0.15
 LEFT_SHARE = 0.4
 """A place that fewer of its trackers still see has ended."""
 UPDATE_SHARE = 0.25
+LEFT_OVER_SHARE = 0.5
+"""What shows soon after a repair with less flow than that part of what was repaired waits for `NEW_DAYS`."""
 
 
 class SeenLeak(Protocol):
@@ -224,7 +227,11 @@ class Committee:
             ((float(p.where @ self._near[pipe]), -p.number, p) for p in self.running()), default=(0.0, 0, None), key=lambda c: c[:2]
         )
         for k, tracker in enumerate(self.trackers):
-            mine = [] if place is None or chance < REPAIR_MASS_MIN else [x for x in tracker.running() if (k, x.number) in place.members]
+            mine = (
+                []
+                if place is None or chance < REPAIR_MASS_MIN
+                else [x for x in tracker.running() if self._part_of(place, (k, x.number), x, now_s)]
+            )
             for leak in mine:
                 tracker.let_go(leak, now_s, Closing.REPAIRED, pipe)
             if not mine:
@@ -315,7 +322,9 @@ class Committee:
             abrupt = bool(sum((2.0 * free[k, n].abrupt - 1.0) * self._weight[k] for k, n in mine) > 0.0)
             known = next((p for p in self.running() if self._same(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
-            if known is not None and self._added(known, mine, leaks) < OWN_FLOW_M3PH:
+            if self._left_over(mine, leaks, now_s):
+                pass
+            elif known is not None and self._added(known, mine, leaks) < OWN_FLOW_M3PH:
                 # growth of the known leak, or another one: that is told when the flow stands
                 if settled:
                     known.members |= mine
@@ -336,6 +345,12 @@ class Committee:
         reach = self.digs.reach_m
         return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
 
+    def _left_over(self, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak], now_s: float) -> bool:
+        """Return whether something new may be what the model got wrong of a leak that was just repaired: then it has to stay."""
+        mended = [p.peak_m3ph for p in self.places if p.closing is Closing.REPAIRED and now_s - (p.ended_s or 0.0) < NEW_DAYS * DAY_S]
+        flow = float(np.mean([max(self.trackers[k].flow(leaks[k, n]), 0.0) for k, n in new]))
+        return any(flow < LEFT_OVER_SHARE * peak for peak in mended)
+
     def _added(self, known: Place, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak]) -> float:
         """Return how much more those that see something new near a place see in both together than the place alone ever lost."""
 
@@ -346,6 +361,10 @@ class Committee:
         alone = float(np.mean([flow(new, k) for k in members]))
         together = float(np.mean([flow(new, k) + flow(known.members, k) for k in members]))
         return min(alone, together - known.peak_m3ph)
+
+    def _part_of(self, place: Place, key: tuple[int, int], leak: SeenLeak, now_s: float) -> bool:
+        """Return whether a leak belongs to a place, or was held back near it as a part of it."""
+        return key in place.members or (key not in self._placed and self._same(place, int(np.argmax(leak.where)), now_s))
 
     def _share(self, leaks: dict[tuple[int, int], SeenLeak]) -> FloatArray:
         """Return for each pipe the share of trackers that have one of these leaks there."""
@@ -385,6 +404,11 @@ class Committee:
         for place in gone:
             self.places.remove(place)
             self._placed -= place.members
+        # what a member has forgotten never comes again: its numbers only grow
+        known = {(k, leak.number) for k, tracker in enumerate(self.trackers) for leak in tracker.leaks}
+        self._placed &= known
+        for place in self.places:
+            place.members &= known
 
     # -- state ----------------------------------------------------------------------------------------------------------------------
 
@@ -426,3 +450,9 @@ _PLACE = (
     "number", "pipe", "alarm_s", "opened_s", "seen", "flow_m3ph", "told_m3ph", "peak_m3ph", "abrupt", "dig_pipe", "mass", "dug_s",
     "dug_pipe", "most", "ended_s",
 )  # fmt: skip
+
+
+def bytes_max(pipes: int, signals: int) -> int:
+    """Return an upper limit of the packed state of a committee of `MEMBERS` and `AUDITS`."""
+    trackers = len(MEMBERS) * leak_tracker.bytes_max(pipes, signals)
+    return trackers + sum(leak_audit.bytes_max(pipes, signals, rules) for rules in AUDITS) + 20_000

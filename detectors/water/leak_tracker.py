@@ -583,3 +583,8 @@ def _mean(recent: Sequence[FloatArray], days: int, per_day: int) -> tuple[FloatA
     rows = np.array(recent[-1 : -(days * per_day) - 1 : -per_day])
     count = np.isfinite(rows).sum(0)
     return np.nansum(rows, 0) / np.maximum(count, 1), count >= (len(rows) + 1) // 2
+
+
+def bytes_max(pipes: int, signals: int) -> int:
+    """Return an upper limit of the packed state of a tracker."""
+    return 18 * (signals + LEAKS_MAX) ** 2 * 8 + LEAKS_MAX * (4 * pipes + 200)

@@ -13,7 +13,8 @@ import numpy as np
 from detectors.contract import BankOutput, FloatArray, Frames, no_expectations, no_output
 from detectors.snapshot import pack, unpack
 from detectors.water.leak_committee import RAISE_MASS, Committee, DigRules, Place, PlaceChange
-from detectors.water.leak_tracker import LEAKS_MAX, Noise
+from detectors.water.leak_committee import bytes_max as committee_bytes_max
+from detectors.water.leak_tracker import Noise
 from detectors.water.pipe_map import hull, pipe_distance_m
 from detectors.water.section_model import HOURS_LEARNED, Fit, FittedSection, Loads, weighted_mean
 from detectors.water.sections import Section, sections
@@ -110,10 +111,8 @@ class NetworkLeaks:
         self._inlet_sign = np.array([m.sign for m in section.inlets], np.float64)
         self._pump_sign = np.array([m.sign for m in section.pumps], np.float64)
         n, m, p = len(self.channels), len(section.gauges) + len(section.metered_links) + 1, len(section.pipes)
-        states = 18 * (m + LEAKS_MAX) ** 2 * 8
-        self.state_bytes_max = (
-            5 * (states + LEAKS_MAX * (4 * p + 200)) + (HOURS_LEARNED + 48) * (n + m) * 9 + MEANS_KEPT * m * 9 + p * (m + 1) * 9 + 60_000
-        )
+        learning, means = (HOURS_LEARNED + 48) * (n + m), MEANS_KEPT * m
+        self.state_bytes_max = committee_bytes_max(p, m) + 9 * (learning + means + p * (m + 1)) + 60_000
         self._begin_anew()
 
     @classmethod

@@ -57,13 +57,14 @@ def test_network_leaks_six_months_unrepaired_is_still_there() -> None:
     assert not [f for f in found if f.phase is FindingPhase.CLEAR]
     detector = next(iter(bank.detectors.values()))
     places = detector._committee.running()  # type: ignore[union-attr]
-    assert places[0].dug_s is not None
+    assert len(places) == 1
     assert places[0].flow_m3ph == pytest.approx(LEAK_M3PH, rel=0.35)
 
 
-def test_network_leaks_a_reported_repair_closes_the_leak_and_raises_nothing() -> None:
+@pytest.mark.parametrize("days", [16, 50])
+def test_network_leaks_a_reported_repair_closes_the_leak_and_raises_nothing(days: int) -> None:
     bank = experienced()
-    batch = tail(leak_until=6.0, days=16)
+    batch = tail(leak_until=6.0, days=days)
     repaired_us = int(batch.observed_us[0]) + 6 * DAY_US
     bank.hold([Hold(1, "z", LEAK_PIPE, repaired_us, repaired_us, "repaired")])
     found = bank.step(batch).findings
@@ -71,8 +72,7 @@ def test_network_leaks_a_reported_repair_closes_the_leak_and_raises_nothing() ->
     assert len(clears) == 1
     assert 0 <= clears[0].detected_us - repaired_us <= DAY_US
     assert "repair" in clears[0].evidence.summary
-    # in a network of 42 pipes what the model gets wrong of the pattern may show for some days; nobody is sent for it
-    assert not [f for f in found if f.evidence.details["dig"] and f.detected_us > repaired_us]
+    assert not [f for f in found if f.phase is FindingPhase.RAISE and f.detected_us > repaired_us]
 
 
 def test_network_leaks_a_repair_that_nobody_reports_is_noticed() -> None:
