@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
+from psycopg import Connection
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -443,15 +445,21 @@ class Losses:
     repairs: list[losses.RecoveredView]
 
 
+def _today(state: State, conn: Connection[Any]) -> date:
+    """Return the site's date: a night belongs to the day on which it ends there."""
+    site = views.site(conn)
+    return state.config.clock.now_at().astimezone(ZoneInfo(site.timezone if site else "UTC")).date()
+
+
 LossDays = Annotated[int, Query(gt=0, le=losses.DAYS_MAX, description="days up to today")]
 
 
 @router.get("/api/losses", tags=["read"])
 def zone_losses(state: Shared, _: Reader, days: LossDays = 28) -> Losses:
     """Return the water balance and the leakage index of every zone, and what each repair gave back."""
-    after_last = state.config.clock.now_at().date()
-    first = after_last - timedelta(days=days)
     with state.pool.connection() as conn:
+        after_last = _today(state, conn)
+        first = after_last - timedelta(days=days)
         return Losses(
             first=first,
             after_last=after_last,
@@ -463,9 +471,9 @@ def zone_losses(state: Shared, _: Reader, days: LossDays = 28) -> Losses:
 @router.get("/api/zones/{zone_id}/nights", tags=["read"])
 def zone_nights(zone_id: str, state: Shared, _: Reader, days: LossDays = 28) -> list[losses.NightView]:
     """Return the night flow of one zone, night by night."""
-    after_last = state.config.clock.now_at().date() + DAY
     with state.pool.connection() as conn:
         _found(views.zone_exists(conn, zone_id) or None, f"zone '{zone_id}'")
+        after_last = _today(state, conn) + DAY
         return losses.nights(conn, after_last - timedelta(days=days), after_last, zone_id)
 
 

@@ -7,12 +7,14 @@ CREATE FUNCTION zone_number(attributes jsonb, name text) RETURNS double precisio
 $$;
 
 -- What flows into a zone: a meter between two zones counts for both.
-CREATE VIEW zone_feed AS
-SELECT zone_id, channel_id, sign::double precision AS sign, interval_s FROM channel
-WHERE role IN ('zone_inflow', 'tank_flow') AND quantity = 'flow' AND zone_id IS NOT NULL
-UNION ALL
-SELECT also_zone_id, channel_id, -sign, interval_s FROM channel
-WHERE role IN ('zone_inflow', 'tank_flow') AND quantity = 'flow' AND also_zone_id IS NOT NULL;
+CREATE FUNCTION zone_feed()
+RETURNS TABLE (zone_id text, channel_id integer, sign double precision, interval_s double precision) LANGUAGE sql STABLE AS $$
+    SELECT c.zone_id, c.channel_id, c.sign::double precision, c.interval_s FROM channel c
+    WHERE c.role IN ('zone_inflow', 'tank_flow') AND c.quantity = 'flow' AND c.zone_id IS NOT NULL
+    UNION ALL
+    SELECT c.also_zone_id, c.channel_id, -c.sign::double precision, c.interval_s FROM channel c
+    WHERE c.role IN ('zone_inflow', 'tank_flow') AND c.quantity = 'flow' AND c.also_zone_id IS NOT NULL
+$$;
 
 -- One row a zone and night (02:00 to 04:00 local time). Unknown while one of its meters has nothing: half a balance is none.
 CREATE FUNCTION loss_night(first date, after_last date)
@@ -27,7 +29,7 @@ LANGUAGE sql STABLE AS $$
                least(min(r.readings * f.interval_s / 7200.0), 1.0) AS share
         FROM zone z
         JOIN site s ON s.site_id = z.site_id
-        JOIN zone_feed f ON f.zone_id = z.zone_id
+        JOIN zone_feed() f ON f.zone_id = z.zone_id
         CROSS JOIN generate_series(first::timestamp, (after_last - 1)::timestamp, INTERVAL '1 day') AS d (night)
         CROSS JOIN LATERAL (
             SELECT avg(value) AS mean, count(*) AS readings FROM reading
@@ -61,11 +63,11 @@ LANGUAGE sql STABLE AS $$
                coalesce(zone_number(z.attributes, 'apparent_m3_a_year'), 0) AS apparent,
                first::timestamp AT TIME ZONE s.timezone AS from_at, after_last::timestamp AT TIME ZONE s.timezone AS until_at
         FROM zone z JOIN site s ON s.site_id = z.site_id
-        WHERE z.kind = 'dma' AND EXISTS (SELECT FROM zone_feed f WHERE f.zone_id = z.zone_id)),
+        WHERE z.kind = 'dma' AND EXISTS (SELECT FROM zone_feed() f WHERE f.zone_id = z.zone_id)),
     measured AS (
         SELECT t.*,
                (SELECT CASE WHEN count(r.mean) = count(*) THEN sum(f.sign * r.mean) * 8760 END
-                FROM zone_feed f CROSS JOIN LATERAL (
+                FROM zone_feed() f CROSS JOIN LATERAL (
                     SELECT avg(value) AS mean FROM reading
                     WHERE channel_id = f.channel_id AND quality < 2 AND observed_at >= t.from_at AND observed_at < t.until_at) r
                 WHERE f.zone_id = t.zone_id) AS input,
@@ -106,7 +108,8 @@ LANGUAGE sql STABLE AS $$
         SELECT o.site_id, o.order_id, o.zone_id, o.asset_id, o.closed_at, (coalesce(i.stopped_at, o.closed_at) AT TIME ZONE s.timezone)::date AS day,
                (coalesce(i.onset_at, o.aware_at) AT TIME ZONE s.timezone)::date AS onset
         FROM work_order o JOIN incident i ON i.incident_id = o.incident_id JOIN site s ON s.site_id = o.site_id
-        WHERE o.order_type = 'leak_repair' AND o.state = 'CLOSED' AND o.closed_at >= first AND o.closed_at < after_last),
+        WHERE o.order_type = 'leak_repair' AND o.state = 'CLOSED'
+          AND o.closed_at >= first::timestamp AT TIME ZONE s.timezone AND o.closed_at < after_last::timestamp AT TIME ZONE s.timezone),
     night AS MATERIALIZED (SELECT l.zone_id, l.night, l.inflow_m3ph FROM loss_night(first - 30, after_last + 16) l),
     side AS (
         SELECT r.order_id, n.night > r.day AS after, n.inflow_m3ph AS flow
@@ -130,33 +133,3 @@ LANGUAGE sql STABLE AS $$
                CASE WHEN was - is_now < 2 * sd THEN 'within_noise' END], NULL)
     FROM both_sides
 $$;
-
-CREATE OR REPLACE FUNCTION board_grant(reader name) RETURNS integer LANGUAGE plpgsql AS $$
-DECLARE
-    shown  text[] := ARRAY['site', 'zone', 'asset', 'device', 'channel', 'reading', 'quarantine', 'finding', 'signal', 'expectation', 'hold',
-                           'incident', 'alarm', 'work_order', 'alarm_event', 'incident_event', 'order_event', 'sla_clock', 'assignment',
-                           'shift', 'skill', 'crew_skill', 'service_status', 'town_clock', 'board_alarm', 'board_order', 'board_sla',
-                           'board_segment', 'device_presence', 'device_clock', 'zone_feed'];
-    item   text;
-    given  integer := 0;
-BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), reader);
-    FOREACH item IN ARRAY shown LOOP
-        IF to_regclass(item) IS NOT NULL THEN
-            EXECUTE format('GRANT SELECT ON %I TO %I', item, reader);
-            given := given + 1;
-        END IF;
-    END LOOP;
-    EXECUTE format('GRANT SELECT (crew_id, site_id, name, longitude_deg, latitude_deg, language) ON crew TO %I', reader);
-    RETURN given + 1;
-END $$;
-
-DO $$
-DECLARE
-    reader name;
-BEGIN
-    FOR reader IN SELECT DISTINCT r.rolname FROM pg_class c, aclexplode(c.relacl) a, pg_roles r
-                  WHERE c.oid = 'board_alarm'::regclass AND a.privilege_type = 'SELECT' AND r.oid = a.grantee AND a.grantee <> c.relowner LOOP
-        EXECUTE format('GRANT SELECT ON zone_feed TO %I', reader);
-    END LOOP;
-END $$;
