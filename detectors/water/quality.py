@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from detectors.contract import NEVER_US, BankOutput, BoolArray, FloatArray, Frames, OutputWriter
 from detectors.cusum import likeliest_begin
 from detectors.snapshot import pack, unpack
+from detectors.water import quality_words as words
 from detectors.water.profile import LocalDay
 from detectors.water.quality_baseline import LEVELS, RING, SCALES, STEPS, QualityBaseline
 from detectors.water.quality_patterns import PATTERNS_MAX, ROWS_MAX, ROWS_MIN, OperationLibrary
+from detectors.water.quality_records import LEFT_STEPS, Condition, Probes, Row, columns, rows_of
 from underway.model import (
     CANONICAL_UNIT,
     DAY_US,
@@ -49,7 +51,6 @@ REST_CHANCE = 1e-3
 MOVING_STEPS = 6
 OFFSET_SDS_MIN, OFFSET_SDS_MAX = 3.0, 12.0
 POSSIBLE_MIN = 0.7
-LEFT_STEPS = 3
 STANDING_US = DAY_US
 RELEVEL_US = 12 * HOUR_US
 SHOWN_STEPS = 6
@@ -66,64 +67,6 @@ STANDARDS: Mapping[Quantity, tuple[tuple[float, ...], float]] = {
     Quantity.CONDUCTIVITY: ((0.0, 84.0, 147.0, 1413.0), 1.0),
     Quantity.TOC: ((0.0, 5.0, 10.0), 0.02),
 }
-_NAMES: Mapping[Quantity, str] = {Quantity.PH: "pH", Quantity.TOC: "TOC"}
-
-
-@dataclass(slots=True)
-class _Row:
-    """One judged grid time, transformed values: residual ``own`` that other probes do not explain, its usual spread ``wide``."""
-
-    at_us: int
-    day: int
-    slot: int
-    x: FloatArray
-    expected: FloatArray
-    sd: FloatArray
-    own: FloatArray
-    wide: FloatArray
-    means: FloatArray
-    scores: FloatArray
-
-    @property
-    def rest(self) -> FloatArray:
-        """Return observed less expected."""
-        return self.x - self.expected
-
-    def plain(self) -> list[object]:
-        return [self.at_us, self.day, self.slot, self.x, self.expected, self.sd, self.own, self.wide, self.means, self.scores]
-
-
-@dataclass(slots=True)
-class _Condition:
-    """What is open with the water: an event, or a known operation (``known`` is its shape's number)."""
-
-    event: bool
-    onset_us: int
-    raised_us: int
-    updated_us: int
-    historical: bool
-    affected: list[int]
-    peak: float
-    known: int = -1
-    match: float = 0.0
-    quiet: int = 0
-    calm: int = 0
-    strange: int = 0
-    before: FloatArray | None = None
-    told: bool = True
-    beyond: bool = False
-    dismissed: bool = False
-
-
-@dataclass(slots=True)
-class _Probes:
-    """Probes that are off or rest, and how many moving readings each has had since."""
-
-    onset_us: int
-    updated_us: int
-    historical: bool
-    cause: str
-    moving: dict[int, int] = field(default_factory=dict)
 
 
 class WaterQuality:
@@ -202,7 +145,7 @@ class WaterQuality:
             # two probes of one quantity: the first has the station's signal, the others their own
             tail = c.quantity.value if c.quantity not in seen else f"{c.quantity.value}/{c.device_id}"
             seen.add(c.quantity)
-            signals.append(Signal(f"asset/{asset_id}/{tail}", c.zone_id, c.asset_id, unit_of(c)))
+            signals.append(Signal(f"asset/{asset_id}/{tail}", c.zone_id, c.asset_id, CANONICAL_UNIT[c.quantity]))
         self.signals = tuple(signals)
         self._logarithm = np.array([c.quantity is Quantity.TURBIDITY for c in self.channels])
         self._resolution = np.array([max(c.resolution, 1e-6) for c in self.channels])
@@ -218,13 +161,13 @@ class WaterQuality:
         self.run = np.zeros(n, np.int64)
         self.repeats = np.full(n, 0.1)
         self.masked = np.zeros(n, np.bool_)
-        self.recent: list[_Row] = []
-        self.waiting: list[_Row] = []
-        self.condition: _Condition | None = None
+        self.recent: list[Row] = []
+        self.waiting: list[Row] = []
+        self.condition: Condition | None = None
         self.shape: list[FloatArray] = []
         self.past: list[FloatArray] = []
         self.past_us = NEVER_US
-        self.probes: _Probes | None = None
+        self.probes: Probes | None = None
         self.holds: dict[int, int] = {}
         self.patience = 0
         self.steps = 0
@@ -325,7 +268,7 @@ class WaterQuality:
         use = self._use()
         own = self.baseline.push(x - expected, slot, ~self.masked)
         means = self.baseline.means()
-        row = _Row(at, day, slot, x, expected, sd, own, self.baseline.wide[-1].copy(), means, self.baseline.scores(means, use))
+        row = Row(at, day, slot, x, expected, sd, own, self.baseline.wide[-1].copy(), means, self.baseline.scores(means, use))
         self.recent = [*self.recent, row][-ROWS_MAX:]
         if self.condition is not None and len(self.shape) < ROWS_MAX:
             self.shape.append(np.where(self.masked, np.nan, x - expected))
@@ -346,14 +289,14 @@ class WaterQuality:
             while len(self.waiting) > WAIT_STEPS:
                 self._learn(self.waiting.pop(0))
 
-    def _learn(self, row: _Row) -> None:
+    def _learn(self, row: Row) -> None:
         if self._share(row) < 1.0:
             self.baseline.learn(row.day, row.slot, np.where(self.masked, np.nan, row.x), row.own, row.means, row.scores)
 
     def _use(self) -> BoolArray:
         return self.baseline.known & ~self.masked
 
-    def _share(self, row: _Row) -> float:
+    def _share(self, row: Row) -> float:
         """Return the greatest score over its limit."""
         share = row.scores / self.baseline.limit
         return float(share.max()) if np.isfinite(share).any() else 0.0
@@ -412,7 +355,7 @@ class WaterQuality:
             found.append(first)
         return found
 
-    def _grave(self, affected: Sequence[int], row: _Row) -> bool:
+    def _grave(self, affected: Sequence[int], row: Row) -> bool:
         """Return whether chlorine alone fell or organic carbon alone rose: no operation excuses that."""
         if len(affected) != 1:
             return False
@@ -429,7 +372,7 @@ class WaterQuality:
         count = np.isfinite(rest).sum(0)
         return np.where(count >= MOVING_STEPS, np.nan_to_num(rest).sum(0) / np.maximum(count, 1), np.nan)
 
-    def _onset(self, row: _Row) -> int:
+    def _onset(self, row: Row) -> int:
         """Return the likeliest begin: where the residuals, seen along the present change, stand out most."""
         share = row.scores / self.baseline.limit
         scale = int(np.argmax(np.where(np.isfinite(share), share, -np.inf)))
@@ -449,7 +392,7 @@ class WaterQuality:
         out[:, known] = np.nan_to_num(np.array(rows)[:, known]) @ (axes / np.sqrt(np.maximum(size, 1e-12))) @ axes.T
         return out
 
-    def _begin(self, row: _Row, historical: bool, out: OutputWriter) -> None:
+    def _begin(self, row: Row, historical: bool, out: OutputWriter) -> None:
         use = self._use()
         affected = self._affected(use)
         # a probe that just jumped and repeats itself may be about to rest: a few minutes will tell
@@ -480,7 +423,7 @@ class WaterQuality:
             return
         self.patience = 0
         self._freeze(onset)
-        self.condition = _Condition(number < 0, onset, row.at_us, row.at_us, historical, affected, self._share(row), number, match)
+        self.condition = Condition(number < 0, onset, row.at_us, row.at_us, historical, affected, self._share(row), number, match)
         self.shape = shape[:ROWS_MAX]
         self.condition.before = self._before(onset)
         if number >= 0:
@@ -495,20 +438,20 @@ class WaterQuality:
 
     # -- probes that rest -----------------------------------------------------------------------------------------------------
 
-    def _rest(self, idle: Sequence[int], onset: int, row: _Row, historical: bool, out: OutputWriter) -> None:
+    def _rest(self, idle: Sequence[int], onset: int, row: Row, historical: bool, out: OutputWriter) -> None:
         self.masked[list(idle)] = True
         self.baseline.again(self._use())
         self.waiting = [w for w in self.waiting if w.at_us < onset]
         if self.probes is None:
             cause = "calibration" if len(idle) == 1 or self._standard()[list(idle)].all() else "maintenance"
-            self.probes = _Probes(onset, row.at_us, historical, cause, dict.fromkeys(idle, 0))
+            self.probes = Probes(onset, row.at_us, historical, cause, dict.fromkeys(idle, 0))
             self._emit_probes(FindingPhase.RAISE, self.probes, row, historical, out)
         else:
             self.probes.moving.update(dict.fromkeys(idle, 0))
             if len(self.probes.moving) > 1:
                 self.probes.cause = "maintenance"
 
-    def _follow_probes(self, probes: _Probes, row: _Row, historical: bool, out: OutputWriter) -> None:
+    def _follow_probes(self, probes: Probes, row: Row, historical: bool, out: OutputWriter) -> None:
         resting = self.resting() | self._standard()
         quiet = self._share(row) < QUIET
         for j in list(probes.moving):
@@ -545,7 +488,7 @@ class WaterQuality:
 
     # -- a change goes on -----------------------------------------------------------------------------------------------------
 
-    def _follow(self, c: _Condition, row: _Row, historical: bool, out: OutputWriter) -> None:
+    def _follow(self, c: Condition, row: Row, historical: bool, out: OutputWriter) -> None:
         use = self._use()
         of = np.zeros(self.width, np.bool_)
         of[c.affected] = True
@@ -576,7 +519,7 @@ class WaterQuality:
             c.updated_us = row.at_us
             self._emit_water(FindingPhase.UPDATE, c, row, historical, out)
 
-    def _since(self, c: _Condition, use: BoolArray) -> float:
+    def _since(self, c: Condition, use: BoolArray) -> float:
         """Return how far the last half hour is from the time before the onset, as a share of the limit of such steps."""
         if c.before is None:
             return 0.0
@@ -587,7 +530,7 @@ class WaterQuality:
         means[STEPS] = self.baseline.partial(now - c.before, use) / self.baseline.wide[-1]
         return float(self.baseline.scores(means, use)[STEPS] / self.baseline.limit[STEPS])
 
-    def _follow_operation(self, c: _Condition, row: _Row, use: BoolArray, historical: bool, out: OutputWriter) -> None:
+    def _follow_operation(self, c: Condition, row: Row, use: BoolArray, historical: bool, out: OutputWriter) -> None:
         if row.at_us - c.onset_us >= STANDING_US:
             # a person said that this is normal, and it stays
             self._close(c, row, np.zeros(self.width, np.bool_), historical, out)
@@ -607,10 +550,10 @@ class WaterQuality:
             affected = self._affected(free) or self._affected(use) or c.affected
             onset = row.at_us - LEFT_STEPS * GRID_US
             share = self._share(row)
-            self.condition = _Condition(True, onset, row.at_us, row.at_us, historical, affected, share, -1, c.match, beyond=True)
+            self.condition = Condition(True, onset, row.at_us, row.at_us, historical, affected, share, -1, c.match, beyond=True)
             self._emit_water(FindingPhase.RAISE, self.condition, row, historical, out)
 
-    def _close(self, c: _Condition, row: _Row, of: BoolArray, historical: bool, out: OutputWriter) -> None:
+    def _close(self, c: Condition, row: Row, of: BoolArray, historical: bool, out: OutputWriter) -> None:
         if c.told:
             self._emit_water(FindingPhase.CLEAR, c, row, historical, out)
         if c.event:
@@ -622,7 +565,7 @@ class WaterQuality:
 
     # -- what is said ---------------------------------------------------------------------------------------------------------
 
-    def _drivers(self, row: _Row, of: Sequence[int]) -> tuple[Driver, ...]:
+    def _drivers(self, row: Row, of: Sequence[int]) -> tuple[Driver, ...]:
         share = row.scores / self.baseline.limit
         scale = int(np.argmax(np.where(np.isfinite(share), share, -np.inf)))
         span = self.recent[-SCALES[min(scale, 1)] :]
@@ -635,34 +578,18 @@ class WaterQuality:
             x = np.full(self.width, np.mean(values))
             observed = float(self._back(x, row.sd)[0][j])
             channel = self.channels[j]
-            drivers.append(Driver(channel.device_id, observed, float(expected[j]), float(sd[j]), unit_of(channel), channel.channel_id))
+            drivers.append(
+                Driver(channel.device_id, observed, float(expected[j]), float(sd[j]), CANONICAL_UNIT[channel.quantity], channel.channel_id)
+            )
         return tuple(drivers)
 
-    def _words(self, drivers: Sequence[Driver]) -> str:
-        quantity = {c.channel_id: _NAMES.get(c.quantity, c.quantity.value) for c in self.channels}
-        return ", ".join(
-            f"{quantity[d.channel_id or 0]} {d.observed:.3g} instead of {d.expected:.3g}{'' if d.unit == 'pH' else ' ' + d.unit}"
-            for d in drivers
-        )
-
     def _emit_water(
-        self, phase: FindingPhase, c: _Condition, row: _Row, historical: bool, out: OutputWriter, event: bool | None = None
+        self, phase: FindingPhase, c: Condition, row: Row, historical: bool, out: OutputWriter, event: bool | None = None
     ) -> None:
         is_event = c.event if event is None else event
         kind = FindingKind.QUALITY_EVENT if is_event else FindingKind.QUALITY_OPERATION
         drivers = self._drivers(row, c.affected)
-        since = f"{from_us(c.onset_us):%d %b %H:%M} UTC"
-        if phase is FindingPhase.CLEAR:
-            why = "a person said that it is an operation" if c.dismissed else "the probes are back"
-            if not c.dismissed and not is_event and c.strange >= LEFT_STEPS:
-                why = "it no longer looks like it"
-            summary = f"{'The change' if is_event else 'The known operation'} at {self.station} since {since} is over: {why}"
-        elif is_event:
-            known = f"no known operation does this (best match {c.match:.2f})" if len(self.library) else "no operation is known yet"
-            known = "that is more than the known operation which goes on" if c.beyond else known
-            summary = f"Water at {self.station} changed since {since}: {self._words(drivers)}; {known}"
-        else:
-            summary = f"Water at {self.station} changed since {since} as in a known operation (match {c.match:.2f}): {self._words(drivers)}"
+        summary = words.of_water(self.station, c, is_event, phase, words.of_drivers(self.channels, drivers), len(self.library))
         details = {
             "verdict": "event" if is_event else "operation",
             "signals": [self.channels[j].quantity.value for j in c.affected],
@@ -671,18 +598,14 @@ class WaterQuality:
         }
         self._emit(kind, phase, c.onset_us, row, drivers, summary, details, historical, out)
 
-    def _emit_probes(self, phase: FindingPhase, p: _Probes, row: _Row, historical: bool, out: OutputWriter) -> None:
+    def _emit_probes(self, phase: FindingPhase, p: Probes, row: Row, historical: bool, out: OutputWriter) -> None:
         expected, sd = self._back(row.expected, row.sd)
         drivers = tuple(
-            Driver(c.device_id, float(self.last[j]), float(expected[j]), float(sd[j]), unit_of(c), c.channel_id)
+            Driver(c.device_id, float(self.last[j]), float(expected[j]), float(sd[j]), CANONICAL_UNIT[c.quantity], c.channel_id)
             for j, c in enumerate(self.channels)
             if j in p.moving and math.isfinite(float(self.last[j])) and math.isfinite(float(expected[j]))
         )
-        since = f"{from_us(p.onset_us):%d %b %H:%M} UTC"
-        if phase is FindingPhase.CLEAR:
-            summary = f"The probes at {self.station} that rested since {since} move again"
-        else:
-            summary = f"Only probes at {self.station}, not its water ({p.cause}), since {since}: {self._words(drivers)}"
+        summary = words.of_probes(self.station, p, phase, words.of_drivers(self.channels, drivers))
         names = [self.channels[j].quantity.value for j in p.moving]
         details = {"verdict": "sensor", "cause": p.cause, "signals": names}
         self._emit(FindingKind.QUALITY_SENSOR, phase, p.onset_us, row, drivers, summary, details, historical, out)
@@ -692,7 +615,7 @@ class WaterQuality:
         kind: FindingKind,
         phase: FindingPhase,
         onset: int,
-        row: _Row,
+        row: Row,
         drivers: tuple[Driver, ...],
         summary: str,
         details: Mapping[str, Any],
@@ -733,8 +656,8 @@ class WaterQuality:
         return pack(
             {
                 **{name: getattr(self, name) for name in _PLAIN},
-                "recent": _columns(self.recent),
-                "waiting": _columns(self.waiting),
+                "recent": columns(self.recent),
+                "waiting": columns(self.waiting),
                 "condition": None if self.condition is None else asdict(self.condition),
                 "probes": None if self.probes is None else {**asdict(self.probes), "moving": [list(x) for x in self.probes.moving.items()]},
                 "shape": np.array(self.shape).reshape(-1, self.width),
@@ -750,10 +673,10 @@ class WaterQuality:
         s: dict[str, Any] = unpack(state)
         for name in _PLAIN:
             setattr(self, name, s[name])
-        self.recent, self.waiting = _rows(s["recent"]), _rows(s["waiting"])
-        self.condition = None if s["condition"] is None else _Condition(**s["condition"])
+        self.recent, self.waiting = rows_of(s["recent"]), rows_of(s["waiting"])
+        self.condition = None if s["condition"] is None else Condition(**s["condition"])
         probes = s["probes"]
-        self.probes = None if probes is None else _Probes(**{**probes, "moving": {int(j): int(k) for j, k in probes["moving"]}})
+        self.probes = None if probes is None else Probes(**{**probes, "moving": {int(j): int(k) for j, k in probes["moving"]}})
         self.shape, self.past = list(s["shape"]), list(s["past"])
         self.holds = {int(i): int(at) for i, at in s["holds"]}
         self.baseline.restore(s["baseline"])
@@ -763,22 +686,6 @@ class WaterQuality:
 _PLAIN: Sequence[str] = (
     "first_us", "last_us", "raws", "last", "run", "repeats", "masked", "past_us", "patience", "steps", "frozen_us",
 )  # fmt: skip
-
-
-def _columns(rows: Sequence[_Row]) -> list[object]:
-    """Return rows as columns of arrays."""
-    return [np.array(column) for column in zip(*(r.plain() for r in rows), strict=True)] if rows else []
-
-
-def _rows(columns: list[Any]) -> list[_Row]:
-    if not columns:
-        return []
-    return [_Row(int(r[0]), int(r[1]), int(r[2]), *r[3:]) for r in zip(*columns, strict=True)]
-
-
-def unit_of(channel: Channel) -> str:
-    """Return the unit in which a channel is stored."""
-    return CANONICAL_UNIT[channel.quantity]
 
 
 def stations(channels: Sequence[Channel], assets: Mapping[str, Asset], timezone: str) -> list[WaterQuality]:
