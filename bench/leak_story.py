@@ -1,7 +1,7 @@
 """Draw what happened in a town of the leak benchmark: where it leaked and where crews were sent, and when.
 
     underway bench leaks --town network/7 --json > seven.json
-    python bench/leak_story.py network/7 seven.json docs/images      # leak-map.svg, leak-time.svg
+    python bench/leak_story.py network/7 seven.json docs/images      # leak-map.svg, leak-time.svg, leak-reliability.svg
 
 A map of the pipes with every leak of the judged year and every dig, and a line of time for each leak: thick while it ran, with the dig that found it.
 """
@@ -103,9 +103,34 @@ def draw_time(result: dict[str, Any], leaks: list[dict[str, str]], since: dateti
     return svg(980, 60 + 20 * len(rows), f"Town {result['town']}: when it leaked and when a crew was sent", parts)
 
 
+def draw_reliability(rows: list[dict[str, float]]) -> str:
+    """Draw what was stated against what was true; the area of a point is the number of its digs."""
+    side, left, top = 360, 60, 20
+    parts = [
+        f"<rect x='{left}' y='{top}' width='{side}' height='{side}' fill='none' stroke='{PIPE}'/>",
+        f"<line x1='{left}' y1='{top + side}' x2='{left + side}' y2='{top}' stroke='{PIPE}' stroke-dasharray='5 4'/>",
+    ]
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(f"<text x='{left + tick * side - 8:.0f}' y='{top + side + 16}' {FONT} fill='{INK}'>{tick:g}</text>")
+        parts.append(f"<text x='{left - 30}' y='{top + (1 - tick) * side + 4:.0f}' {FONT} fill='{INK}'>{tick:g}</text>")
+    for row in rows:
+        x, y, digs = left + row["stated"] * side, top + (1 - row["seen"]) * side, int(row["digs"])
+        parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='{2 + 2 * digs**0.5:.1f}' fill='{DIG}' fill-opacity='0.6'/>")
+        parts.append(f"<text x='{x + 6 + 2 * digs**0.5:.1f}' y='{y + 4:.1f}' {FONT} fill='{INK}'>{digs}</text>")
+    parts.append(f"<text x='{left + 60}' y='{top + side + 36}' {FONT} fill='{INK}'>stated probability of a leak within 300 m</text>")
+    parts.append(
+        f"<text x='14' y='{top + 240}' {FONT} fill='{INK}' transform='rotate(-90 14 {top + 240})'>share of digs where one was</text>"
+    )
+    return svg(460, 430, "Stated probability against what was true, digs of all towns", parts)
+
+
 def main() -> int:
     town, results, out = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     since = datetime.fromisoformat(sys.argv[4]) if len(sys.argv) > 4 else datetime(2025, 1, 1, tzinfo=UTC)
+    told = json.loads(results.read_text(encoding="utf-8")).get("reliability")
+    if told:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "leak-reliability.svg").write_text(draw_reliability(told), encoding="utf-8")
     result = next(t for t in json.loads(results.read_text(encoding="utf-8"))["towns"] if t["town"] == town.name)
     leaks = [x for x in table(town / "truth" / "leaks.csv") if datetime.fromisoformat(x["end"]) > since]
     out.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ def leaks(
     A town has `scada.parquet`, `amr.parquet` and `repairs_year1.csv`; `pipes.csv`, `nodes.csv`, `sensors.csv` and the EPANET file stand one level up.
     Where it also has `truth/`, its digs are scored. The exit code is 0 when every gate is kept, or nothing is scored. How: docs/bench.md.
     """
-    from underway.app.bench.leak_report import as_plain, print_leaks, print_summary
+    from underway.app.bench.leak_report import as_plain, print_leaks, print_reliability, print_summary
     from underway.app.bench.leaks import run_town, write_digs
 
     console = Console(stderr=True)
@@ -114,6 +114,7 @@ def leaks(
         screen = Console()
         screen = screen if screen.is_terminal else Console(width=WIDTH)
         print_summary(screen, results)
+        print_reliability(screen, results)
         for result in results if leak_by_leak else ():
             print_leaks(screen, result)
     raise typer.Exit(0 if facts["ok"] else 1)

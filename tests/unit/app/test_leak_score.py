@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from underway.app.bench.leak_score import TrueLeak, pipe_distance_m, score
+from underway.app.bench.leak_score import TrueLeak, hits, pipe_distance_m, score
 
 # five pipes of 200 m in a row: middles 200 m apart
 ENDS = {f"p{i}": (f"n{i}", f"n{i + 1}") for i in range(5)}
@@ -59,3 +59,9 @@ def test_score_carried_over_leak_counts_from_the_begin_of_the_judged_time() -> N
 def test_score_town_without_leaks_has_no_share() -> None:
     found = of([(6.0, "p1")], [])
     assert (found.share_strict, found.false_digs, found.distance_m) == (None, 1, None)
+
+
+def test_hits_counts_a_running_leak_in_reach_also_when_it_was_found_before() -> None:
+    leaks = [leak("p1", 10.0, 15.0)]
+    digs = [(9.9 * DAY_S, "p1"), (10.1 * DAY_S, "p1"), (11.0 * DAY_S, "p2"), (11.0 * DAY_S, "p4"), (11.0 * DAY_S, "nowhere")]
+    assert hits(digs, leaks, NUMBER, FAR) == [False, True, True, False, False]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from underway.app.bench.leaks import TownResult, summary
+from underway.app.bench.leaks import TownResult, reliability, summary
 
 
 def _figure(value: float | None, unit: str = "") -> str:
@@ -39,6 +39,21 @@ def print_summary(console: Console, results: Sequence[TownResult]) -> None:
     console.print(table)
 
 
+def _reliability(results: Sequence[TownResult]) -> list[dict[str, float]]:
+    scored = [r for r in results if r.score is not None]
+    return reliability([d.mass_300m for r in scored for d in r.digs], [h for r in scored for h in r.hits])
+
+
+def print_reliability(console: Console, results: Sequence[TownResult]) -> None:
+    """Print what was stated of the digs of all towns, and what was true."""
+    table = Table(title="Is what is stated true? Digs of all towns by the probability of a leak within 300 m")
+    for name in ("stated, from", "to", "digs", "stated, mean", "a leak was there"):
+        table.add_column(name, justify="right")
+    for row in _reliability(results):
+        table.add_row(f"{row['from']:.1f}", f"{row['to']:.1f}", f"{row['digs']:.0f}", f"{row['stated']:.2f}", f"{row['seen']:.2f}")
+    console.print(table)
+
+
 def print_leaks(console: Console, result: TownResult) -> None:
     """Print which leaks of a town were found, by which dig, and which were missed."""
     if result.score is None:
@@ -56,4 +71,10 @@ def print_leaks(console: Console, result: TownResult) -> None:
 def as_plain(results: Sequence[TownResult]) -> dict[str, Any]:
     """Return everything as plain values."""
     rows = summary(results)
-    return {"towns": [r.plain() for r in results], "summary": rows, "ok": all(r["gate_kept"] is not False for r in rows)}
+    told = _reliability(results)
+    return {
+        "towns": [r.plain() for r in results],
+        "summary": rows,
+        "reliability": told,
+        "ok": all(r["gate_kept"] is not False for r in rows),
+    }

@@ -193,6 +193,16 @@ def score(
     )
 
 
+def hits(
+    digs: Sequence[tuple[float, str]], leaks: Sequence[TrueLeak], number: Mapping[str, int], distance_m: NDArray[np.float64]
+) -> list[bool]:
+    """Return of each dig whether a leak runs within reach of it, found before or not: what its stated probability is about."""
+    return [
+        pipe in number and any(x.start_s <= at_s <= x.end_s and distance_m[number[x.pipe], number[pipe]] <= REACH_M for x in leaks)
+        for at_s, pipe in digs
+    ]
+
+
 def read_truth(folder: Path) -> list[TrueLeak] | None:
     """Return the leaks of a town, None when its folder does not tell."""
     import pyarrow as pa

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ import numpy as np
 from detectors.bank import Bank
 from detectors.water.leak_committee import DigRules
 from detectors.water.network_leaks import NetworkLeaks
-from underway.app.bench.leak_score import Score, pipe_distance_m, read_truth, score
+from underway.app.bench.leak_score import Score, hits, pipe_distance_m, read_truth, score
 from underway.app.bench.leak_town import BenchTown, read_town
 from underway.model import Finding, OperatorError, from_us, to_us
 
+STATED_BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 COLUMNS = ("time", "pipe", "alarm_at", "flow_m3ph", "mass_300m", "evidence")
 
 
@@ -41,7 +43,7 @@ class Dig:
 
 @dataclass(frozen=True, slots=True)
 class TownResult:
-    """What came of one town: digs, score (None without truth), wall time and CPU time of the replay in seconds."""
+    """What came of one town: digs, score (None without truth), wall time and CPU time of the replay in seconds, whether each dig hit a leak."""
 
     town: str
     digs: tuple[Dig, ...]
@@ -50,6 +52,7 @@ class TownResult:
     cpu_s: float
     readings: int
     baseline: Score | None = None
+    hits: tuple[bool, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -61,6 +64,7 @@ class TownResult:
             "replay_s": round(self.replay_s, 1),
             "cpu_s": round(self.cpu_s, 1),
             "readings": self.readings,
+            "hits": list(self.hits),
         }
 
 
@@ -118,15 +122,17 @@ def run_town(
     digs = digs_of(findings)
     truth = read_truth(folder)
     found = simple = None
+    hit: list[bool] = []
     if truth is not None:
         number, distance = pipe_distance_m(town.pipe_ends, town.pipe_length_m)
         since = to_us(digs_from) / 1e6
         found = score([(d.at_us / 1e6, d.pipe) for d in digs], truth, number, distance, since)
+        hit = hits([(d.at_us / 1e6, d.pipe) for d in digs], truth, number, distance)
         if baseline:
             from underway.app.bench.leak_baseline import baseline_digs
 
             simple = score(baseline_digs(town, since, until), truth, number, distance, since)
-    return TownResult(folder.name, tuple(digs), found, wall, used, readings, simple)
+    return TownResult(folder.name, tuple(digs), found, wall, used, readings, simple, tuple(hit))
 
 
 def write_digs(path: Path, digs: Sequence[Dig]) -> None:
@@ -174,6 +180,23 @@ MEASURES = (
     Measure("eur_at_5000", "EUR", float("nan"), float("nan"), True),
     Measure("replay", "s", 180, 60, False),
 )
+
+
+def reliability(stated: Sequence[float], hit: Sequence[bool]) -> list[dict[str, float]]:
+    """Return, by the probability that was stated, how many digs there were, what was stated on average, and how often a leak was in reach.
+
+    Examples
+    --------
+    >>> reliability([0.45, 0.55, 0.95, 0.97], [False, True, True, True])[-1]
+    {'from': 0.9, 'to': 1.0, 'digs': 2, 'stated': 0.96, 'seen': 1.0}
+    """
+    rows = []
+    for low, high in itertools.pairwise(STATED_BINS):
+        mine = [(p, h) for p, h in zip(stated, hit, strict=True) if low <= p < high or (high == 1.0 and p >= 1.0)]
+        if mine:
+            told, seen = (round(float(np.mean(x)), 3) for x in zip(*mine, strict=True))
+            rows.append({"from": low, "to": high, "digs": len(mine), "stated": told, "seen": seen})
+    return rows
 
 
 def summary(results: Sequence[TownResult]) -> list[dict[str, Any]]:
