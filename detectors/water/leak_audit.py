@@ -25,7 +25,7 @@ from detectors.water.leak_tracker import Closing, Noise
 
 FINE_DAYS, BLOCK_DAYS, BLOCKS_MAX = 119, 7, 104
 """Days are kept as they are for so long, then as weeks, at most two years of them."""
-ENDED_MAX = 48
+ENDED_MAX = 120
 """So many leaks that have ended are kept."""
 DAYS_MIN = 16
 GROWTH_DAYS = (1.0, 7.0, 14.0, 24.0, 36.0, 50.0, 70.0, 95.0)
