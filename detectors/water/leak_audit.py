@@ -30,6 +30,8 @@ ENDED_MAX = 120
 DAYS_MIN = 16
 GROWTH_DAYS = (1.0, 7.0, 14.0, 24.0, 36.0, 50.0, 70.0, 95.0)
 SHIFT_DAYS = (-16.0, -8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+SHIFT_HOURS = (-12.0, -6.0, -3.0, -1.5, 1.5, 3.0, 6.0, 12.0)
+"""A sudden begin or end is looked for to the hour: half of a day of a large leak is many times the noise of a day."""
 STRETCH = (0.6, 0.8, 1.0, 1.25, 1.6)
 END_DAYS = 45.0
 END_RATIO = 20.0
@@ -163,9 +165,9 @@ class LeakAudit:
     def __init__(self, signatures: FloatArray, near: BoolArray, length_m: FloatArray, noise: Noise, rules: AuditRules) -> None:
         self.near, self.rules = near, rules
         self.m = signatures.shape[1]
-        cov = noise.learned_from
-        self._root = np.linalg.cholesky(cov)
-        self._sd = np.sqrt(np.diag(cov))
+        self._cov = noise.learned_from
+        self._root = np.linalg.cholesky(self._cov)
+        self._sd = np.sqrt(np.diag(self._cov))
         self._a = np.linalg.solve(self._root, signatures.T).T
         self._size = (self._a**2).sum(1)
         self._prior = np.log(length_m / length_m.sum())
@@ -273,8 +275,21 @@ class LeakAudit:
         for signal, since in self._bad.items():
             gone[:, signal] |= first + many > since
         if gone.any():
-            rows = np.where(gone, self._expected(), rows)
+            rows = self._filled(rows, gone)
         self._y = np.linalg.solve(self._root, rows.T).T * np.sqrt(many)[:, None]
+
+    def _filled(self, rows: FloatArray, gone: BoolArray) -> FloatArray:
+        """Return rows with what is gone as it should be, given the leaks and what the other signals of that day are off."""
+        expected = self._expected()
+        left = np.where(gone, 0.0, rows - expected)
+        for which in np.unique(gone[gone.any(1)], axis=0):
+            same = (gone == which).all(1)
+            seen = np.flatnonzero(~which)
+            if len(seen):
+                left[np.ix_(same, which)] = left[np.ix_(same, seen)] @ np.linalg.solve(
+                    self._cov[np.ix_(seen, seen)], self._cov[np.ix_(seen, which)]
+                )
+        return np.asarray(np.where(gone, expected + left, rows), np.float64)
 
     def _blocks(self, fine: FloatArray) -> FloatArray:
         """Return sums over blocks of days, divided by the root of their number."""
@@ -454,8 +469,11 @@ class LeakAudit:
         """Move a leak in time and place to where it explains most."""
         now, grown = float(self.day), max(leak.full - leak.begin, 1.0)
         growths = sorted({round(grown * f) for f in STRETCH} | {1, 7})
-        ends = [np.nan if leak.end is None else leak.end]
-        tried = [(leak.begin + s, leak.begin + s + g, e) for s in SHIFT_DAYS for g in growths for e in ends]
+        end = np.nan if leak.end is None else leak.end
+        tried = [(leak.begin + s, leak.begin + s + g, end) for s in SHIFT_DAYS for g in growths]
+        tried += [(leak.begin + h / 24, leak.begin + h / 24 + 1.0, end) for h in SHIFT_HOURS if leak.abrupt]
+        if leak.end is not None:
+            tried += [(leak.begin, leak.full, leak.end + h / 24) for h in SHIFT_HOURS]
         if not leak.known:
             if leak.end is None:
                 tried += [(leak.begin, leak.full, e) for e in np.arange(max(leak.begin + 3.0, now - END_DAYS), now).tolist()]
@@ -464,10 +482,10 @@ class LeakAudit:
         tried = [(b, f, e) for b, f, e in tried if self._days[0] <= b < now - 0.5 and not (e <= b + 1.0 or e > now)]
         if not tried:
             return
-        begin, full, end = np.array(tried).T
+        begins, fulls, ends = np.array(tried).T
         others = [x for x in self.leaks if x is not leak]
-        ratios, flows = self._scan(others, begin, full, end, leak.pipe if leak.known else None)
-        net = ratios - np.where(np.isnan(end) | leak.known, 0.0, END_RATIO)[:, None]
+        ratios, flows = self._scan(others, begins, fulls, ends, leak.pipe if leak.known else None)
+        net = ratios - np.where(np.isnan(ends) | leak.known, 0.0, END_RATIO)[:, None]
         i, j = divmod(int(np.argmax(net)), ratios.shape[1])
         before = leak.where
         if not leak.known:
@@ -476,7 +494,7 @@ class LeakAudit:
             if float(before @ self.near[j]) < MOVED_MASS and leak.ratio > 0.0:
                 self.count += 1
                 leak.number, leak.alarm_s = self.count, now_s
-        leak.begin, leak.full, leak.end = float(begin[i]), float(full[i]), None if np.isnan(end[i]) else float(end[i])
+        leak.begin, leak.full, leak.end = float(begins[i]), float(fulls[i]), None if np.isnan(ends[i]) else float(ends[i])
         leak.full_m3ph, leak.ratio = max(float(flows[i, j]), 0.0), float(ratios[i, j])
         leak.closing = None if leak.end is None else leak.closing or Closing.PATTERN_GONE
         leak.abrupt = leak.full - leak.begin <= ABRUPT_DAYS

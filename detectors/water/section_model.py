@@ -189,7 +189,7 @@ class FittedSection:
         demand = max(float(np.nanmean(loads.demand)), DEMAND_MIN_M3PH)
         scale = np.array([demand, demand + pump, pump if pump > 0 else 1.0])
         bins = self._bins(loads)
-        if not (self.balanced or nominal):
+        if not nominal:
             self._fit_roughness(bins)
         left = loads.measured - self.modelled(loads)
         explaining = self._explaining(loads, scale)
