@@ -43,6 +43,9 @@ FAINT_DAYS, FAINT_M3PH, FAINT_SHARE = 3.0, 0.3, 0.15
 """A leak that old with less flow than that is not counted."""
 OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
 """Near a known leak, only what has more flow than that within some days is another leak; less is growth of the known one."""
+AGAIN_DAYS, AGAIN_MASS = 365.0, 0.45
+"""So long after a dig that no repair answered, a second crew goes out within its reach only where that much probability lies: half of what
+shows there is the first leak once more."""
 MOVED_SHARE = 0.9
 REPAIR_MASS_MIN = 0.15
 LEFT_SHARE = 0.4
@@ -273,7 +276,7 @@ class Committee:
             elif end_of_day and abs(place.flow_m3ph - place.told_m3ph) > UPDATE_SHARE * max(place.told_m3ph, 1.0):
                 place.told_m3ph = place.flow_m3ph
                 changes.append((PlaceChange.MEASURED, place))
-            if place.dug_s is None and now_s * 1e6 >= self.digs.from_us and self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0:
+            if place.dug_s is None and now_s * 1e6 >= self.digs.from_us and self._worth(place):
                 place.dug_s, place.dug_pipe = now_s, place.dig_pipe
                 changes.append((PlaceChange.DIG, place))
         self._forget(now_s)
@@ -345,6 +348,23 @@ class Committee:
         reach = self.digs.reach_m
         return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
 
+    def _unanswered(self, place: Place) -> list[Place]:
+        """Return the other places within whose reach a place lies, where a crew was sent and no repair was reported."""
+        return [
+            p
+            for p in self.places
+            if p is not place
+            and p.dug_s is not None
+            and p.closing is not Closing.REPAIRED
+            and self.distance[p.dug_pipe, place.pipe if place.dug_s is None else place.dug_pipe] <= self.digs.reach_m
+        ]
+
+    def _worth(self, place: Place) -> bool:
+        """Return whether a crew is worth sending."""
+        if self._unanswered(place) and place.mass < AGAIN_MASS:
+            return False
+        return self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0
+
     def _left_over(self, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak], now_s: float) -> bool:
         """Return whether something new may be what the model got wrong of a leak that was just repaired: then it has to stay."""
         mended = [p.peak_m3ph for p in self.places if p.closing is Closing.REPAIRED and now_s - (p.ended_s or 0.0) < NEW_DAYS * DAY_S]
@@ -400,7 +420,11 @@ class Committee:
 
     def _forget(self, now_s: float) -> None:
         """Drop places that ended long ago."""
-        gone = [p for p in self.places if p.ended_s is not None and now_s - p.ended_s > FORGET_DAYS * DAY_S]
+        gone = []
+        for place in self.places:
+            unanswered = place.dug_s is not None and place.closing is not Closing.REPAIRED
+            if place.ended_s is not None and now_s - place.ended_s > (AGAIN_DAYS if unanswered else FORGET_DAYS) * DAY_S:
+                gone.append(place)
         for place in gone:
             self.places.remove(place)
             self._placed -= place.members

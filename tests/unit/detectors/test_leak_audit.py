@@ -10,7 +10,7 @@ from test_leak_tracker import PIPES, SD, SIGNALS, line_of_pipes, noise
 
 from detectors.snapshot import pack, unpack
 from detectors.water.leak_audit import BLOCK_DAYS, BLOCKS_MAX, ENDED_MAX, FINE_DAYS, AuditRules, LeakAudit, bytes_max
-from detectors.water.leak_tracker import Closing
+from detectors.water.leak_tracker import Closing, Noise
 
 
 def audit(rules: AuditRules | None = None) -> LeakAudit:
@@ -73,6 +73,29 @@ def test_audit_gauge_that_drifts_or_is_silent_is_no_leak() -> None:
     days[30:50, 7] = np.nan
     found = watch(audit(), days)
     assert [x for x in found.running() if found.flow(x) > 1.0] == []
+
+
+def test_audit_knows_the_hour_of_a_sudden_leak_and_of_its_end() -> None:
+    """The first and the last day of a leak are mixed days: what is wrong by half a day of a large leak looks like another leak."""
+    days = days_with([], 130)
+    signatures, _ = line_of_pipes()
+    for day, share in [(50, 0.3), *((d, 1.0) for d in range(51, 90)), (90, 0.75)]:
+        days[day] += 15.0 * share * signatures[20]
+    found = watch(audit(), days)
+    (leak,) = found.leaks
+    assert (leak.begin, leak.end) == (pytest.approx(50.7, abs=0.1), pytest.approx(90.75, abs=0.1))
+    assert leak.full_m3ph == pytest.approx(15.0, abs=0.5)
+
+
+def test_audit_signals_that_move_together_and_one_that_is_silent_are_no_leak() -> None:
+    """A day on which all signals are off by the noise that they share says nothing of the one that is missing."""
+    own, shared = np.full(SIGNALS, (0.1 * SD) ** 2), np.full((SIGNALS, SIGNALS), SD**2)
+    signatures, distance = line_of_pipes()
+    found = LeakAudit(signatures, distance <= 300.0, np.ones(PIPES), Noise(own, shared), AuditRules())
+    rng = np.random.default_rng(3)
+    days = rng.normal(0, SD, (120, 1)) * np.ones(SIGNALS) + rng.normal(0, 0.1 * SD, (120, SIGNALS))
+    days[40:100, 5] = np.nan
+    assert watch(found, days).leaks == []
 
 
 def test_audit_takes_the_pipe_that_a_crew_found() -> None:
