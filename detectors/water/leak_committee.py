@@ -348,22 +348,13 @@ class Committee:
         reach = self.digs.reach_m
         return bool(far <= (NEW_REACHES * reach if now_s - place.alarm_s < NEW_DAYS * DAY_S else reach))
 
-    def _unanswered(self, place: Place) -> list[Place]:
-        """Return the other places within whose reach a place lies, where a crew was sent and no repair was reported."""
-        return [
-            p
-            for p in self.places
-            if p is not place
-            and p.dug_s is not None
-            and p.closing is not Closing.REPAIRED
-            and self.distance[p.dug_pipe, place.pipe if place.dug_s is None else place.dug_pipe] <= self.digs.reach_m
-        ]
-
     def _worth(self, place: Place) -> bool:
-        """Return whether a crew is worth sending."""
-        if self._unanswered(place) and place.mass < AGAIN_MASS:
-            return False
-        return self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0
+        """Return whether a crew is worth sending; where one was sent and no repair was reported, a second one only if it is probable enough."""
+        unanswered = any(
+            p.dug_s is not None and p.closing is not Closing.REPAIRED and self.distance[p.dug_pipe, place.dig_pipe] <= self.digs.reach_m
+            for p in self.places
+        )
+        return (not unanswered or place.mass >= AGAIN_MASS) and self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0
 
     def _left_over(self, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak], now_s: float) -> bool:
         """Return whether something new may be what the model got wrong of a leak that was just repaired: then it has to stay."""
@@ -422,8 +413,8 @@ class Committee:
         """Drop places that ended long ago."""
         gone = []
         for place in self.places:
-            unanswered = place.dug_s is not None and place.closing is not Closing.REPAIRED
-            if place.ended_s is not None and now_s - place.ended_s > (AGAIN_DAYS if unanswered else FORGET_DAYS) * DAY_S:
+            kept = AGAIN_DAYS if place.dug_s is not None and place.closing is not Closing.REPAIRED else FORGET_DAYS
+            if place.ended_s is not None and now_s - place.ended_s > kept * DAY_S:
                 gone.append(place)
         for place in gone:
             self.places.remove(place)
