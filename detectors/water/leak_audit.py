@@ -44,6 +44,9 @@ ERROR_MIN = 1e-3
 ABRUPT_DAYS = 2.0
 FAULTY_Z, FAULTY_TIMES = 10.0, 3.0
 FAULTY_MEAN_DAYS = 7
+SILENT_DAYS, SILENT_SHARE = 60, 0.3
+SIGNALS_MIN = 2
+"""A signal that was silent for more than that share of so many days is left out, as long as so many others are left."""
 REPAIR_CHANCE_MIN = 0.15
 MERGE_MASS = 0.3
 MOVED_MASS = 0.2
@@ -165,11 +168,8 @@ class LeakAudit:
     def __init__(self, signatures: FloatArray, near: BoolArray, length_m: FloatArray, noise: Noise, rules: AuditRules) -> None:
         self.near, self.rules = near, rules
         self.m = signatures.shape[1]
-        self._cov = noise.learned_from
-        self._root = np.linalg.cholesky(self._cov)
-        self._sd = np.sqrt(np.diag(self._cov))
-        self._a = np.linalg.solve(self._root, signatures.T).T
-        self._size = (self._a**2).sum(1)
+        self._cov, self._signatures = noise.learned_from, signatures
+        self._use(np.arange(self.m))
         self._prior = np.log(length_m / length_m.sum())
         self.leaks: list[AuditedLeak] = []
         self.count = 0
@@ -177,7 +177,7 @@ class LeakAudit:
         self._rows: list[FloatArray] = []
         self._first: list[int] = []
         self._many: list[int] = []
-        self._bad: dict[int, float] = {}
+        self._bad: list[int] = []
         self._shift: FloatArray = np.zeros((0, self.m))
         self._y: FloatArray = np.zeros((0, self.m))
         self._days: FloatArray = np.zeros(0)
@@ -271,24 +271,32 @@ class LeakAudit:
         wander = np.clip((self._days - knots[:, None]) / self.rules.knot_days + 1.0, 0.0, 1.0)
         self._wander = self._blocks(np.vstack((np.ones((1, len(self._days))), wander)))
         rows = np.array(self._rows)
+        silent = (~np.isfinite(rows[-SILENT_DAYS:])).mean(0) > SILENT_SHARE
+        silent[list(self._bad)] = True
+        self._use(np.flatnonzero(~silent) if (~silent).sum() >= SIGNALS_MIN else np.arange(self.m))
+        rows = rows[:, self._used]
         gone = ~np.isfinite(rows)
-        for signal, since in self._bad.items():
-            gone[:, signal] |= first + many > since
         if gone.any():
             rows = self._filled(rows, gone)
         self._y = np.linalg.solve(self._root, rows.T).T * np.sqrt(many)[:, None]
 
+    def _use(self, signals: IntArray) -> None:
+        """Look at these signals only: one that is off or silent for long says nothing, and what it should say depends on what is searched for."""
+        cov = self._cov[np.ix_(signals, signals)]
+        self._used, self._root, self._sd = signals, np.linalg.cholesky(cov), np.sqrt(np.diag(cov))
+        self._a = np.linalg.solve(self._root, self._signatures[:, signals].T).T
+        self._size = (self._a**2).sum(1)
+
     def _filled(self, rows: FloatArray, gone: BoolArray) -> FloatArray:
         """Return rows with what is gone as it should be, given the leaks and what the other signals of that day are off."""
-        expected = self._expected()
+        expected, cov = self._expected(), self._cov[np.ix_(self._used, self._used)]
         left = np.where(gone, 0.0, rows - expected)
         for which in np.unique(gone[gone.any(1)], axis=0):
             same = (gone == which).all(1)
             seen = np.flatnonzero(~which)
             if len(seen):
-                left[np.ix_(same, which)] = left[np.ix_(same, seen)] @ np.linalg.solve(
-                    self._cov[np.ix_(seen, seen)], self._cov[np.ix_(seen, which)]
-                )
+                others = np.linalg.solve(cov[np.ix_(seen, seen)], cov[np.ix_(seen, which)])
+                left[np.ix_(same, which)] = left[np.ix_(same, seen)] @ others
         return np.asarray(np.where(gone, expected + left, rows), np.float64)
 
     def _blocks(self, fine: FloatArray) -> FloatArray:
@@ -317,7 +325,9 @@ class LeakAudit:
     def _time(self, leaks: Sequence[AuditedLeak]) -> _Time:
         rules = self.rules
         basis, variance = list(self._wander), [rules.bias**2, *[rules.drift**2 * rules.knot_days] * (len(self._wander) - 1)]
-        wrong = [(rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(rules.error_directions, self.m) for x in leaks]
+        wrong = [
+            (rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(rules.error_directions, len(self._used)) for x in leaks
+        ]
         felt = [(x, w) for x, w in zip(leaks, wrong, strict=True) if w > ERROR_MIN]
         over = [(x.end, w) for x, w in felt if x.end is not None]
         if felt:
@@ -337,22 +347,24 @@ class LeakAudit:
         )
 
     def _expected(self) -> FloatArray:
-        """Return what leaks and biases make of every row, in the signals' own units."""
+        """Return what leaks and biases make of every row, in the units of the signals that are used."""
         many = np.array(self._many)
-        white = np.zeros((len(many), self.m))
+        white = np.zeros((len(many), len(self._used)))
         if self.leaks:
             white += self._of(self.leaks).T @ (np.array([x.full_m3ph for x in self.leaks])[:, None] * self._a[[x.pipe for x in self.leaks]])
-        white /= np.sqrt(many)[:, None]
+        found = np.asarray((white / np.sqrt(many)[:, None]) @ self._root.T, np.float64)
         known = min(len(self._shift), len(many))
         if known:
-            white[:known] += self._shift[:known]
-            white[known:] += self._shift[-1]
-        return np.asarray(white @ self._root.T, np.float64)
+            found[:known] += self._shift[:known, self._used]
+            found[known:] += self._shift[-1, self._used]
+        return found
 
     def _keep_shift(self) -> None:
         """Keep what biases and errors of patterns make of every row, to fill gaps with next time."""
         time, left = self._time(self.leaks), self._left(self.leaks)
-        self._shift = time.basis @ (time.inside @ (time.basis.T @ left)) / np.sqrt(np.array(self._many))[:, None]
+        white = time.basis @ (time.inside @ (time.basis.T @ left)) / np.sqrt(np.array(self._many))[:, None]
+        self._shift = np.zeros((len(white), self.m))
+        self._shift[:, self._used] = white @ self._root.T
 
     # -- the search -----------------------------------------------------------------------------------------------------------------
 
@@ -501,20 +513,17 @@ class LeakAudit:
         leak.opened_s = now_s - (now - leak.begin) * 86_400.0
 
     def _find_faulty(self) -> bool:
-        """Leave a signal out that alone is off, from when on it is."""
+        """Leave a signal out that alone is off."""
         fine = self._many.count(1)
-        if fine < FAULTY_MEAN_DAYS or self.m < 3:
+        if fine < FAULTY_MEAN_DAYS or len(self._used) < 3:
             return False
         off = np.abs(self._left(self.leaks)[-fine:] @ self._root.T) / self._sd
         recent = off[-FAULTY_MEAN_DAYS:].mean(0)
-        recent[list(self._bad)] = 0.0
         worst = int(np.argmax(recent))
         others = float(np.delete(recent, worst).max())
         if recent[worst] < FAULTY_Z or recent[worst] < FAULTY_TIMES * others:
             return False
-        calm = np.flatnonzero(off[:, worst] < 3.0)
-        begin = int(calm[-1]) if len(calm) else 0
-        self._bad[worst] = float(max(self.day - fine + begin - 5, 0))
+        self._bad.append(int(self._used[worst]))
         return True
 
     def _forget(self) -> None:
@@ -533,7 +542,7 @@ class LeakAudit:
             "rows": np.array(self._rows).reshape(-1, self.m),
             "first": list(self._first),
             "many": list(self._many),
-            "bad": sorted([k, v] for k, v in self._bad.items()),
+            "bad": list(self._bad),
             "shift": self._shift,
             "leaks": [
                 {
@@ -549,7 +558,7 @@ class LeakAudit:
         """Take back what `state` returned."""
         self.day, self.count = state["day"], state["count"]
         self._rows, self._first, self._many = list(state["rows"]), list(state["first"]), list(state["many"])
-        self._bad = {int(k): float(v) for k, v in state["bad"]}
+        self._bad = list(state["bad"])
         self._shift = state["shift"]
         self.leaks = [
             AuditedLeak(
