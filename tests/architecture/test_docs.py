@@ -159,7 +159,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert sorted(setting_names() - set(rows)) == []
     for name, field in settings.Settings.model_fields.items():
         cell = rows[settings.PREFIX + name.upper()].strip().strip("`")
-        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        default = str(field.default).lower() if isinstance(field.default, bool) else "" if field.default is None else str(field.default)
         assert cell == (default or "(empty)"), f"docs/settings.md says {cell!r} for {name}, the code {default!r}"
 
 

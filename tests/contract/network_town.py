@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,30 @@ def _inp() -> str:
     lines += ["[OPTIONS]", " Units CMH", " Headloss H-W", "[COORDINATES]"]
     lines += [f" j-{r}-{c} {c * SPACING_M} {r * SPACING_M}" for r in range(SIDE) for c in range(SIDE)]
     return "\n".join([*lines, " r-1 -50 0", " r-2 1500 1400", "[END]", ""])
+
+
+def write_network(folder: Path) -> None:
+    """Write the network as the leak benchmark has it: an EPANET file, pipes, nodes and sensors."""
+    (folder / "grid.inp").write_text(_inp(), encoding="utf-8")
+    pipes = [(f"h-{r}-{c}", f"j-{r}-{c}", f"j-{r}-{c + 1}") for r in range(SIDE) for c in range(SIDE - 1)]
+    pipes += [(f"v-{r}-{c}", f"j-{r}-{c}", f"j-{r + 1}-{c}") for r in range(SIDE - 1) for c in range(SIDE)]
+    pipes += [("in-1", "r-1", "j-0-0"), ("in-2", "r-2", "j-4-4")]
+    nodes = [(f"j-{r}-{c}", c * SPACING_M, r * SPACING_M) for r in range(SIDE) for c in range(SIDE)]
+    tables = {
+        "pipes": [
+            ("pipe", "n1", "n2", "length_m", "diameter_m", "roughness_hw", "area"),
+            *((*p, SPACING_M, 0.065, 120, "A") for p in pipes),
+        ],
+        "nodes": [("node", "x", "y", "elevation_m", "area"), *((*n, 10, "A") for n in nodes)],
+        "sensors": [
+            ("column", "kind", "element", "x", "y", "elevation_m", "area"),
+            *((f"P_{g}", "pressure_m", g, 0, 0, 0, "A") for g in GAUGES),
+            *((f"Q_{m}", "flow_m3h", m, 0, 0, 0, "A") for m in INLETS),
+        ],
+    }
+    for name, rows in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
 
 
 @cache

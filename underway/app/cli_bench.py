@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from underway.model import OperatorError
+
 WIDTH = 140
 """Columns of the tables where no terminal says how many there are."""
 
@@ -28,6 +30,13 @@ class PartName(StrEnum):
     PACK_SPARKPLUG = "pack-sparkplug"
     MEMORY = "memory"
     LATENCY = "latency"
+
+
+class Via(StrEnum):
+    """How a town's readings reach the detectors."""
+
+    DIRECT = "direct"
+    MQTT = "mqtt"
 
 
 @bench_app.callback()
@@ -79,6 +88,21 @@ def leaks(
     judged_from: Annotated[datetime, typer.Option("--from", help="Begin of the judged time, UTC: no crew is sent before.")] = JUDGED_FROM,
     until: Annotated[datetime | None, typer.Option(help="Cut the town here, UTC: nothing at or after it is read.")] = None,
     baseline: Annotated[bool, typer.Option(help="Run the simple baseline beside it.")] = True,
+    days: Annotated[int | None, typer.Option(help="Only so many days from the first reading on.", min=1)] = None,
+    via: Annotated[
+        Via, typer.Option(help="direct: readings straight into the bank. mqtt: devices, broker, ingest and database, as in life.")
+    ] = Via.DIRECT,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --via mqtt: replay directly too, compare, exit code 1 where they differ.")
+    ] = False,
+    broker: Annotated[str, typer.Option(help="With --via mqtt: auto, mosquitto or amqtt.")] = "auto",
+    database: Annotated[
+        str,
+        typer.Option(
+            envvar="UNDERWAY_BENCH_DATABASE_URL",
+            help="With --via mqtt: server to use, where databases may be created; default: an embedded one.",
+        ),
+    ] = "",
     leak_by_leak: Annotated[
         bool, typer.Option("--leaks", help="List every leak: found by which dig, how late, how far off, or missed.")
     ] = False,
@@ -87,10 +111,15 @@ def leaks(
     """Replay towns of the leak benchmark through the bank of detectors, and say what its digs are worth.
 
     A town has `scada.parquet`, `amr.parquet` and `repairs_year1.csv`; `pipes.csv`, `nodes.csv`, `sensors.csv` and the EPANET file stand one level up.
-    Where it also has `truth/`, its digs are scored. The exit code is 0 when every gate is kept, or nothing is scored. How: docs/bench.md.
+    Where it also has `truth/`, its digs are scored. The exit code is 0 when every gate is kept, or nothing is scored;
+    with `--check`, when both replays found the same and every reading went through as in life. How: docs/bench.md.
     """
-    from underway.app.bench.leak_report import as_plain, print_leaks, print_reliability, print_summary
-    from underway.app.bench.leaks import run_town, write_digs
+    from underway.app.bench.leak_report import as_plain, print_leaks, print_reliability, print_summary, told_of_live
+    from underway.app.bench.leaks import LivePath, run_town, write_digs
+
+    if check and via is not Via.MQTT:
+        raise OperatorError("'--check' compares '--via mqtt' with the direct replay: give both")
+    path = LivePath(broker, database) if via is Via.MQTT else None
 
     console = Console(stderr=True)
     results = []
@@ -100,6 +129,7 @@ def leaks(
             result = run_town(
                 folder, judged_from.replace(tzinfo=UTC), None if until is None else until.replace(tzinfo=UTC), baseline,
                 lambda share, bar=bar, progress=progress: progress.update(bar, completed=share),  # type: ignore[misc]
+                days=days, path=path, check=check,
             )  # fmt: skip
         results.append(result)
         if out is not None:
@@ -107,7 +137,12 @@ def leaks(
         console.print(
             f"town {folder.name}: {len(result.digs)} digs, {result.readings:,} readings in {result.replay_s:.0f} s", highlight=False
         )
+        said = told_of_live(result)
+        if said:
+            console.print(said, highlight=False, markup=False)
     facts = as_plain(results)
+    if check:
+        facts["ok"] = not any(r.differing or (r.live is not None and r.live.complaint()) for r in results)
     if json_output:
         typer.echo(json.dumps(facts, indent=2))
     else:

@@ -13,6 +13,8 @@ from underway.store.clock import ClockRow, read_clock
 from underway.store.connect import connect
 
 REFRESH_S = 0.1
+REFRESH_STANDING_S = 0.02
+"""The same while the clock stands and is set by hand: nothing is interpolated then, and who sets it waits for this long."""
 
 
 def town_now(row: ClockRow, wall_at: datetime) -> datetime:
@@ -59,7 +61,8 @@ class TownClock:
     def now_at(self) -> datetime:
         """Return the town's present instant; before a town has begun, the system's."""
         with self._lock:
-            if time.monotonic() - self._looked > REFRESH_S:
+            standing = self._row is not None and self._row.speed == 0
+            if time.monotonic() - self._looked > (REFRESH_STANDING_S if standing else REFRESH_S):
                 self._look()
             wall_at = datetime.now(UTC)
             now_at = wall_at if self._row is None else town_now(self._row, wall_at)

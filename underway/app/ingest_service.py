@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event, Thread
 from typing import Any
 
 from detectors.bank import Bank
+from detectors.water.leak_committee import DigRules
 from ingest.batcher import BatchLimits
 from ingest.dialects import DIALECTS, topic_filters
 from ingest.instants import TimeRules
@@ -64,6 +66,8 @@ class IngestOptions:
         Of the Sparkplug host application.
     reorder_s : float
         How long a missing Sparkplug message is waited for, in s.
+    digs_from : datetime or None
+        No crew is sent before for a leak that a hydraulic model places.
     rejudge : bool
         Whether the windows of late data are judged again by this process.
     quarantine_at_once, quarantine_per_hour : int
@@ -84,6 +88,7 @@ class IngestOptions:
     host_id: str = "underway"
     reorder_s: float = 5.0
     times: TimeRules = field(default_factory=TimeRules)
+    digs_from: datetime | None = None
     rejudge: bool = True
     rejudge_settle_s: float = 60.0
     quarantine_at_once: int = NEW_ROWS_AT_ONCE
@@ -99,10 +104,12 @@ class LaneBanks:
     ----------
     lane_channels : callable (lane) -> channel ids or None, optional
         What feeds a lane, where that is known: then the rest of a large registry need not be looked at.
+    digs : DigRules, optional
+        When a crew is sent for a leak.
     """
 
-    def __init__(self, lane_channels: Callable[[str], Collection[int] | None] = lambda lane: None) -> None:
-        self._lane_channels = lane_channels
+    def __init__(self, lane_channels: Callable[[str], Collection[int] | None] = lambda lane: None, digs: DigRules | None = None) -> None:
+        self._lane_channels, self._digs = lane_channels, digs
 
     def for_lane(
         self,
@@ -119,7 +126,7 @@ class LaneBanks:
             channels = tuple(c for c in registry.channels if c.channel_id in ids)
             devices = {c.device_id for c in channels}
             registry = replace(registry, channels=channels, devices=tuple(d for d in registry.devices if d.device_id in devices))
-        bank = Bank(registry, signatures, [lane], channel_ids, models)
+        bank = Bank(registry, signatures, [lane], channel_ids, models, self._digs)
         if lane not in bank.lane_keys:
             return None
         return bank, bank.lane_channels(lane), bank.warm_up_us(lane)
@@ -207,12 +214,13 @@ def _serve(
         checkpoint_s=options.checkpoint_s,
         times=options.times,
     )
-    pipeline = Pipeline(source, store, Bank, clock, settings, intake=intake, stages=stages, settle=_settle)
+    digs = None if options.digs_from is None else DigRules(from_us=to_us(options.digs_from))
+    pipeline = Pipeline(source, store, partial(Bank, digs=digs), clock, settings, intake=intake, stages=stages, settle=_settle)
     with ExitStack() as ending:
         ending.callback(lambda: source.close(intake.farewell(now_us()) if speaks_sparkplug else ()))
         rejudge: Rejudge | None = None
         if options.rejudge:
-            banks, ended = LaneBanks(pipeline.lane_channels), Event()
+            banks, ended = LaneBanks(pipeline.lane_channels, digs), Event()
             rejudge = Rejudge(database_url, site_id, banks, clock, options.rejudge_settle_s, lambda: pipeline.address_book)
             thread = Thread(target=rejudge.run, args=(ended,), name="rejudge", daemon=True)
             thread.start()

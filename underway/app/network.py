@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from detectors.water.sections import sections
 from underway.app.clock import SystemClock
@@ -23,17 +26,22 @@ def import_network(inp: Path, site_id: str | None, *, dry_run: bool = False) -> 
     """
     settings = load_settings(("database_url",))
     with open_store(settings) as conn:
-        registry = load_registry(conn, site_id or settings.site_id or None)
-        element_of = {a.asset_id: str(a.attributes.get("element") or a.asset_id) for a in registry.assets}
-        model = NetworkModel(registry.site.site_id, inp.read_text(encoding="utf-8", errors="replace"), element_of)
-        try:
-            found, refused = sections(registry.channels, model)
-        except Exception as error:  # what WNTR raises on a bad file has no common class
-            raise OperatorError(f"{inp} must be an EPANET 2.2 input file: {error}") from error
-        if not (found or refused):
-            raise OperatorError(f"{inp} must have a junction, got none")
-        if not dry_run:
-            save_network_model(conn, model, SystemClock().now_at())
+        return take_model(conn, inp, site_id or settings.site_id or None, SystemClock().now_at(), dry_run=dry_run)
+
+
+def take_model(conn: psycopg.Connection[Any], inp: Path, site_id: str | None, now_at: datetime, *, dry_run: bool = False) -> dict[str, Any]:
+    """Store a model for a site of an open store; as `import_network`."""
+    registry = load_registry(conn, site_id)
+    element_of = {a.asset_id: str(a.attributes.get("element") or a.asset_id) for a in registry.assets}
+    model = NetworkModel(registry.site.site_id, inp.read_text(encoding="utf-8", errors="replace"), element_of)
+    try:
+        found, refused = sections(registry.channels, model)
+    except Exception as error:  # what WNTR raises on a bad file has no common class
+        raise OperatorError(f"{inp} must be an EPANET 2.2 input file: {error}") from error
+    if not (found or refused):
+        raise OperatorError(f"{inp} must have a junction, got none")
+    if not dry_run:
+        save_network_model(conn, model, now_at)
     return {
         "site": registry.site.site_id,
         "digest": model.digest,

@@ -114,6 +114,7 @@ def _run_ingest(settings: Settings, clock: Clock, stop: threading.Event) -> None
         checkpoint_s=settings.checkpoint_s,
         host_id=settings.sparkplug_host_id,
         reorder_s=settings.sparkplug_reorder_s,
+        digs_from=settings.digs_from,
         times=TimeRules(settings.future_s_max, settings.late_days_max),
         rejudge_settle_s=settings.late_settle_s,
         quarantine_at_once=settings.quarantine_at_once,

@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -67,6 +68,10 @@ class Settings(BaseModel):
         default="127.0.0.1", min_length=1, description="address that ingest's metrics bind; anybody there may read them"
     )
     metrics_port: int = Field(default=9464, ge=0, le=65535, description="port of ingest's metrics; 0: none are served")
+    digs_from: datetime | None = Field(
+        default=None,
+        description="no crew is sent before for a leak that a hydraulic model places, an instant with its zone; empty: at once",
+    )
     log_format: Literal["text", "json"] = Field(
         default="text", description="how log lines are written: for people, or one JSON object each"
     )
@@ -81,6 +86,18 @@ class Settings(BaseModel):
     @classmethod
     def _mqtt_scheme(cls, url: str) -> str:
         return _checked_url(url, ("mqtt", "mqtts"), "mqtt://host:1883 or mqtts://host:8883")
+
+    @field_validator("digs_from", mode="before")
+    @classmethod
+    def _empty_is_at_once(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("digs_from")
+    @classmethod
+    def _instant_with_zone(cls, at: datetime | None) -> datetime | None:
+        if at is not None and at.tzinfo is None:
+            raise ValueError("must be an instant with its zone, like 2026-01-01T00:00:00Z")
+        return at
 
     @property
     def dialect_names(self) -> tuple[str, ...]:

@@ -102,3 +102,20 @@ def server_facts(conn: Connection[Any]) -> dict[str, str]:
         row = cursor.execute("SELECT pg_backend_pid()").fetchone()
     assert row is not None
     return {**found, "backend_pid": str(row[0])}
+
+
+def has_reading(conn: Connection[Any], channel_id: int, observed_at: datetime) -> bool:
+    """Return whether the reading of a channel at an instant is stored."""
+    return (
+        conn.execute("SELECT 1 FROM reading WHERE channel_id = %s AND observed_at = %s", (channel_id, observed_at)).fetchone() is not None
+    )
+
+
+def flagged_counts(conn: Connection[Any]) -> tuple[int, int]:
+    """Return how many readings are stored, and how many of them are not good or carry a flag (late, historical); reads the whole table."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(
+            "SELECT count(*), count(*) FILTER (WHERE flags <> 0 OR quality <> 0 OR clock_offset_ms <> 0) FROM reading"
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])

@@ -18,7 +18,7 @@ from underway.app.cli import app
 from underway.model import OperatorError, Quantity
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "contract"))
-from network_town import GAUGES, INLETS, SIDE, SPACING_M, _inp
+from network_town import GAUGES, INLETS, write_network
 
 LEAK = SimulatedLeak("h-3-2", 20.3, 20.3, 40.0, 0.013, False)
 
@@ -26,26 +26,7 @@ LEAK = SimulatedLeak("h-3-2", 20.3, 20.3, 40.0, 0.013, False)
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("network")
-    (folder / "grid.inp").write_text(_inp(), encoding="utf-8")
-    pipes = [(f"h-{r}-{c}", f"j-{r}-{c}", f"j-{r}-{c + 1}") for r in range(SIDE) for c in range(SIDE - 1)]
-    pipes += [(f"v-{r}-{c}", f"j-{r}-{c}", f"j-{r + 1}-{c}") for r in range(SIDE - 1) for c in range(SIDE)]
-    pipes += [("in-1", "r-1", "j-0-0"), ("in-2", "r-2", "j-4-4")]
-    nodes = [(f"j-{r}-{c}", c * SPACING_M, r * SPACING_M) for r in range(SIDE) for c in range(SIDE)]
-    tables = {
-        "pipes": [
-            ("pipe", "n1", "n2", "length_m", "diameter_m", "roughness_hw", "area"),
-            *((*p, SPACING_M, 0.065, 120, "A") for p in pipes),
-        ],
-        "nodes": [("node", "x", "y", "elevation_m", "area"), *((*n, 10, "A") for n in nodes)],
-        "sensors": [
-            ("column", "kind", "element", "x", "y", "elevation_m", "area"),
-            *((f"P_{g}", "pressure_m", g, 0, 0, 0, "A") for g in GAUGES),
-            *((f"Q_{m}", "flow_m3h", m, 0, 0, 0, "A") for m in INLETS),
-        ],
-    }
-    for name, rows in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+    write_network(folder)
     return folder
 
 

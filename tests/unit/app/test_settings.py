@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_settings_empty_environment_gives_safe_defaults() -> None:
 def test_settings_live_environment_is_taken() -> None:
     settings = load_settings(NEEDS, LIVE | {"UNDERWAY_BATCH_AGE_S": "0.5", "UNDERWAY_BASE_URL": "https://ops.example/"})
     assert (settings.batch_age_s, settings.public_url) == (0.5, "https://ops.example")
+
+
+def test_settings_instant_of_the_first_dig_needs_its_zone() -> None:
+    assert load_settings(environ={"UNDERWAY_DIGS_FROM": ""}).digs_from is None
+    assert load_settings(environ={"UNDERWAY_DIGS_FROM": "2026-01-01T01:00:00+01:00"}).digs_from == datetime(2026, 1, 1, tzinfo=UTC)
+    with pytest.raises(
+        SettingsError, match=r"UNDERWAY_DIGS_FROM: must be an instant with its zone, like 2026-01-01T00:00:00Z, got '2026-01-01'"
+    ):
+        load_settings(environ={"UNDERWAY_DIGS_FROM": "2026-01-01"})
 
 
 def test_settings_ipv6_host_gives_an_address_that_a_browser_takes() -> None:

@@ -78,3 +78,21 @@ def as_plain(results: Sequence[TownResult]) -> dict[str, Any]:
         "reliability": told,
         "ok": all(r["gate_kept"] is not False for r in rows),
     }
+
+
+def told_of_live(result: TownResult) -> str:
+    """Return what is to be said of a replay through the live path; empty for a direct one."""
+    live = result.live
+    if live is None:
+        return ""
+    rate = live.readings / live.wall_s
+    lines = [
+        f"{live.messages:,} messages through {live.broker}: {rate:,.0f} readings/s; CPU of ingest {live.ingest_cpu_s:.0f} s, of the publisher"
+        f" {live.own_cpu_s:.0f} s"
+    ]
+    if live.complaint():
+        lines.append(f"NOT as in life: {live.complaint()}")
+    if result.differing is not None:
+        lines.append(f"{len(result.differing)} rows differ from the direct replay" if result.differing else "the same as the direct replay")
+        lines += result.differing
+    return "\n".join(lines)

@@ -27,6 +27,7 @@ from underway.model import (
     Site,
     Zone,
     ZoneKind,
+    from_us,
     to_us,
 )
 
@@ -47,7 +48,8 @@ class BenchTown:
 
     Attributes
     ----------
-    folder : Path
+    folder, inp : Path
+        Of the town; the EPANET file of its network.
     registry : Registry
     model : NetworkModel
     repairs : tuple of Hold
@@ -57,6 +59,7 @@ class BenchTown:
     """
 
     folder: Path
+    inp: Path
     registry: Registry
     model: NetworkModel
     repairs: tuple[Hold, ...]
@@ -69,6 +72,10 @@ class BenchTown:
         at = self._times(SCADA)
         end = int(at[-1]) if until is None else min(int(at[-1]), to_us(until))
         return max(1, -(-(end - int(at[0])) // DAY_US))
+
+    def begin_at(self) -> datetime:
+        """Return the instant of the first reading."""
+        return from_us(int(self._times(SCADA)[0]))
 
     def _times(self, name: str) -> NDArray[np.int64]:
         import pyarrow as pa
@@ -193,7 +200,7 @@ def read_town(folder: Path) -> BenchTown:
         for at in [to_us(_instant(r["repaired_at"]))]
     )
     lengths = {p["pipe"]: float(p["length_m"]) for p in pipes}
-    return BenchTown(folder, registry, model, repairs, lengths, {p["pipe"]: (p["n1"], p["n2"]) for p in pipes}, factor)
+    return BenchTown(folder, inps[0], registry, model, repairs, lengths, {p["pipe"]: (p["n1"], p["n2"]) for p in pipes}, factor)
 
 
 def _zones(channels: list[Channel], model: NetworkModel, site: Site) -> tuple[tuple[Zone, ...], list[Channel], dict[str, str]]:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from detectors.water.leak_committee import DigRules
 from detectors.water.network_leaks import NetworkLeaks
 from underway.app.bench.leak_score import Score, hits, pipe_distance_m, read_truth, score
 from underway.app.bench.leak_town import BenchTown, read_town
+from underway.app.bench.leaks_via_mqtt import LiveReplay, differences, replay_live
 from underway.model import Finding, OperatorError, from_us, to_us
 
 STATED_BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -42,8 +43,19 @@ class Dig:
 
 
 @dataclass(frozen=True, slots=True)
+class LivePath:
+    """Which broker (auto, mosquitto or amqtt) and which database server (empty: an embedded one) a town is sent through."""
+
+    broker: str = "auto"
+    database: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TownResult:
-    """What came of one town: digs, score (None without truth), wall time and CPU time of the replay in seconds, whether each dig hit a leak."""
+    """What came of one town: digs, score (None without truth), wall time and CPU time of the replay in seconds, whether each dig hit a leak.
+
+    `live` is None for a direct replay. `differing` names the rows in which the two replays differ, None where they were not compared.
+    """
 
     town: str
     digs: tuple[Dig, ...]
@@ -53,6 +65,8 @@ class TownResult:
     readings: int
     baseline: Score | None = None
     hits: tuple[bool, ...] = ()
+    live: LiveReplay | None = None
+    differing: tuple[str, ...] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -65,6 +79,19 @@ class TownResult:
             "cpu_s": round(self.cpu_s, 1),
             "readings": self.readings,
             "hits": list(self.hits),
+        } | ({} if self.live is None else {"via_mqtt": self._plain_live(self.live)})
+
+    def _plain_live(self, live: LiveReplay) -> dict[str, Any]:
+        return {
+            "broker": live.broker,
+            "messages": live.messages,
+            "readings_per_s": round(live.readings / live.wall_s),
+            "stored": live.stored,
+            "flagged": live.flagged,
+            "quarantined": live.quarantined,
+            "findings": len(live.findings),
+            "ingest_cpu_s": round(live.ingest_cpu_s, 1),
+            "differing": None if self.differing is None else list(self.differing),
         }
 
 
@@ -112,13 +139,50 @@ def replay(
 
 
 def run_town(
-    folder: Path, digs_from: datetime, until: datetime | None, baseline: bool, told: Callable[[float], None] = lambda share: None
+    folder: Path,
+    digs_from: datetime,
+    until: datetime | None,
+    baseline: bool,
+    told: Callable[[float], None] = lambda share: None,
+    *,
+    days: int | None = None,
+    path: LivePath | None = None,
+    check: bool = False,
 ) -> TownResult:
-    """Replay one town and score it."""
+    """Replay one town and score it.
+
+    Parameters
+    ----------
+    folder : Path
+    digs_from, until, told
+        As `replay`.
+    baseline : bool
+        Whether the simple baseline runs beside it.
+    days : int, optional
+        Only so many days from the first reading on.
+    path : LivePath, optional
+        Send it through the live path; directly through the bank when left out.
+    check : bool
+        Also replay it directly, and compare.
+    """
     began, cpu = time.perf_counter(), time.process_time()
     town = read_town(folder)
-    findings, readings = replay(town, digs_from, until, told)
-    wall, used = time.perf_counter() - began, time.process_time() - cpu
+    if days is not None:
+        cut = town.begin_at() + timedelta(days=days)
+        until = cut if until is None else min(until, cut)
+    live: LiveReplay | None = None
+    differing: tuple[str, ...] | None = None
+    if path is None:
+        findings, readings = replay(town, digs_from, until, told)
+        wall, used = time.perf_counter() - began, time.process_time() - cpu
+    else:
+        live = replay_live(town, digs_from, until, told, broker=path.broker, database=path.database)
+        findings, readings, wall, used = list(live.findings), live.readings, live.wall_s, live.ingest_cpu_s
+        if check:
+            direct, _ = replay(town, digs_from, until, told)
+            differing = (*differences([d.row() for d in digs_of(direct)], [d.row() for d in digs_of(findings)]),
+                         *differences(*([(from_us(f.detected_us).isoformat(), f.phase.value, f.kind.value, f.asset_id, str(f.finding_id)) for f in x]
+                                        for x in (direct, findings))))  # fmt: skip
     digs = digs_of(findings)
     truth = read_truth(folder)
     found = simple = None
@@ -132,7 +196,7 @@ def run_town(
             from underway.app.bench.leak_baseline import baseline_digs
 
             simple = score(baseline_digs(town, since, until), truth, number, distance, since)
-    return TownResult(folder.name, tuple(digs), found, wall, used, readings, simple, tuple(hit))
+    return TownResult(folder.name, tuple(digs), found, wall, used, readings, simple, tuple(hit), live, differing)
 
 
 def write_digs(path: Path, digs: Sequence[Dig]) -> None:
@@ -157,7 +221,7 @@ class Measure:
     def of(self, result: TownResult, which: Score | None) -> float | None:
         """Return the figure of one town."""
         if self.name == "replay":
-            return result.replay_s
+            return result.replay_s if result.live is None else None  # the gate is one for the direct replay
         if which is None:
             return None
         if self.name == "abrupt_found_share":

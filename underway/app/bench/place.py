@@ -92,7 +92,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def bench_place(database_url: str | None, broker_kind: str = "auto", profile: Path | None = None) -> Iterator[Place]:
+def bench_place(
+    database_url: str | None, broker_kind: str = "auto", profile: Path | None = None, *, durable: bool = True
+) -> Iterator[Place]:
     """Start what is needed; yield it; put everything away.
 
     Parameters
@@ -103,6 +105,8 @@ def bench_place(database_url: str | None, broker_kind: str = "auto", profile: Pa
         As `underway.app.brokers.embedded_broker` takes it.
     profile : Path or None
         Where ingest leaves its profile.
+    durable : bool
+        Whether commits of the embedded server survive the end of the machine.
     """
     folder = Path(tempfile.mkdtemp(prefix="underway-bench-"))
     folder.chmod(0o755)  # as root the server runs as another user
@@ -111,8 +115,8 @@ def bench_place(database_url: str | None, broker_kind: str = "auto", profile: Pa
             if database_url:
                 admin_url, kind = database_url, "given"
             else:
-                server = stack.enter_context(start_embedded(folder / "postgres", durable=True))
-                admin_url, kind = server.url_of("postgres"), "embedded, durable"
+                server = stack.enter_context(start_embedded(folder / "postgres", durable=durable))
+                admin_url, kind = server.url_of("postgres"), "embedded, durable" if durable else "embedded"
             broker = stack.enter_context(embedded_broker(folder / "broker", kind=broker_kind))
             place = Place(folder, broker, admin_url, kind, profile=profile)
             with connect(admin_url, application_name="underway-bench") as conn:
