@@ -46,7 +46,7 @@ FAULTY_Z, FAULTY_TIMES = 10.0, 3.0
 FAULTY_MEAN_DAYS = 7
 SILENT_DAYS, SILENT_SHARE = 60, 0.3
 SIGNALS_MIN = 2
-"""A signal that was silent for more than that share of so many days is left out, as long as so many others are left."""
+"""A signal that was silent for more than that share of so many days is left out; with fewer others than that an audit does not look."""
 REPAIR_CHANCE_MIN = 0.15
 MERGE_MASS = 0.3
 MOVED_MASS = 0.2
@@ -169,6 +169,7 @@ class LeakAudit:
         self.near, self.rules = near, rules
         self.m = signatures.shape[1]
         self._cov, self._signatures = noise.learned_from, signatures
+        self._used: IntArray = np.zeros(0, np.int64)
         self._use(np.arange(self.m))
         self._prior = np.log(length_m / length_m.sum())
         self.leaks: list[AuditedLeak] = []
@@ -231,8 +232,9 @@ class LeakAudit:
             self.look(now_s)
 
     def look(self, now_s: float) -> None:
-        """Fit all leaks anew, and see whether there are others."""
-        self._prepare()
+        """Fit all leaks anew, and see whether there are others; nothing while too few signals speak."""
+        if not self._prepare():
+            return
         self._fit_flows()
         self._sweep(now_s)
         new = 0
@@ -242,7 +244,8 @@ class LeakAudit:
             self._sweep(now_s)
         self._merge(now_s)
         if self._find_faulty():
-            self._prepare()
+            if not self._prepare():
+                return
             self._sweep(now_s)
         self._keep_shift()
         self._forget()
@@ -262,7 +265,8 @@ class LeakAudit:
 
     # -- the model in time ----------------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> bool:
+        """Set the model in time up, and the rows that it is to explain; return whether enough signals speak."""
         first, many = np.array(self._first), np.array(self._many)
         self._days = np.arange(first[0], first[-1] + many[-1]) + 1.0
         self._at, self._scale = first - first[0], 1.0 / np.sqrt(many)
@@ -273,15 +277,20 @@ class LeakAudit:
         rows = np.array(self._rows)
         silent = (~np.isfinite(rows[-SILENT_DAYS:])).mean(0) > SILENT_SHARE
         silent[list(self._bad)] = True
-        self._use(np.flatnonzero(~silent) if (~silent).sum() >= SIGNALS_MIN else np.arange(self.m))
+        if (~silent).sum() < min(SIGNALS_MIN, self.m):
+            return False
+        self._use(np.flatnonzero(~silent))
         rows = rows[:, self._used]
         gone = ~np.isfinite(rows)
         if gone.any():
             rows = self._filled(rows, gone)
         self._y = np.linalg.solve(self._root, rows.T).T * np.sqrt(many)[:, None]
+        return True
 
     def _use(self, signals: IntArray) -> None:
         """Look at these signals only: one that is off or silent for long says nothing, and what it should say depends on what is searched for."""
+        if np.array_equal(signals, self._used):
+            return
         cov = self._cov[np.ix_(signals, signals)]
         self._used, self._root, self._sd = signals, np.linalg.cholesky(cov), np.sqrt(np.diag(cov))
         self._a = np.linalg.solve(self._root, self._signatures[:, signals].T).T

@@ -76,7 +76,7 @@ class NetworkLeaks:
     absorbed by it. A repair that a crew reports (a hold that is released with ``repaired``) closes the leak there.
 
     Cost: about 0.5 ms an hour for the model and 9 ms every 6 h for the trackers (800 pipes, 31 signals, one core); learning 15 s, once. State up to
-    5 MB. Blind to: leaks that began before or during the learning; leaks smaller than about 0.5 m3/h; which of several pipes of one dead end leaks;
+    9 MB. Blind to: leaks that began before or during the learning; leaks smaller than about 0.5 m3/h; which of several pipes of one dead end leaks;
     closed valves that the model has open and other differences that come later (they are taken for leaks or for nothing, never for what they are);
     more than one leak within 300 m that grow at the same time; leaks while an inlet meter or the level of a tank is silent.
 

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from typing import Any
-
 import psycopg
 import pytest
+from bench_run import bench
 
 from underway.app.bench.figures import Bound
-from underway.app.settings import PREFIX
 
 pytestmark = pytest.mark.integration
 
 
-def bench(*words: str) -> tuple[int, dict[str, Any], str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    done = subprocess.run(
-        [sys.executable, "-m", "underway", "bench", "ingest", "--json", *words],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr[-3000:]
-    return done.returncode, json.loads(done.stdout), done.stderr
-
-
 def test_bench_ingest_one_reading_tells_both_sides_and_judges_itself(mosquitto: object, embedded_admin_url: str) -> None:
-    code, facts, said = bench("--seconds", "25", "--only", "one-reading", "--database", embedded_admin_url)
+    code, facts, said = bench("ingest", "--seconds", "25", "--only", "one-reading", "--database", embedded_admin_url, timeout_s=280)
     assert set(facts) == {"ok", "versions", "machine", "settings", "wall_s", "parts"}
     assert list(facts["parts"]) == ["one-reading"]
     part = facts["parts"]["one-reading"]

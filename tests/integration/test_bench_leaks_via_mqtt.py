@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bench_run import bench
 
 from simulators.disturbances import GaugeFault
 from simulators.leak_town import SimulatedLeak, simulate_town, write_town
 from underway.app.bench.leak_town import read_town
 from underway.app.bench.leaks import digs_of, replay
 from underway.app.bench.leaks_via_mqtt import differences
-from underway.app.settings import PREFIX
 from underway.model import from_us, to_us
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
@@ -43,28 +39,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return network / "5"
 
 
-def bench(town: Path, database: str, *words: str) -> tuple[int, dict[str, Any], str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "underway", "bench", "leaks", "--town", str(town), "--via", "mqtt", "--from", FROM),
-            *("--no-baseline", "--json", "--database", database, *words),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr[-3000:]
-    return done.returncode, json.loads(done.stdout), done.stderr
-
-
 def test_bench_leaks_via_mqtt_small_town_gives_the_digs_of_the_direct_replay(
     town: Path, mosquitto: object, embedded_admin_url: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "digs.csv"
-    code, facts, said = bench(town, embedded_admin_url, "--check", "--days", "27", "--out", str(out))
+    where = ("--town", str(town), "--via", "mqtt", "--check", "--database", embedded_admin_url, "--out", str(out))
+    code, facts, said = bench("leaks", *where, "--from", FROM, "--days", "27", "--no-baseline", timeout_s=400)
     live = facts["towns"][0]["via_mqtt"]
     assert live["differing"] == [], said
     assert code == 0, said

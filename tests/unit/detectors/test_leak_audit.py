@@ -99,6 +99,17 @@ def test_audit_signals_that_move_together_and_one_that_is_silent_are_no_leak() -
     assert watch(found, days).leaks == []
 
 
+def test_audit_of_which_nearly_all_signals_fall_silent_waits_and_goes_on() -> None:
+    days = days_with([(20, 6.0, 40, 41, 999)], 260)
+    days[60:130, 1:] = np.nan
+    found = watch(audit(), days[:130])
+    before = len(pack(found.state()))
+    watch(found, days[130:], 130)
+    assert len(pack(found.state())) < 3 * before
+    (leak,) = found.running()
+    assert abs(leak.pipe - 20) <= 3
+
+
 def test_audit_takes_the_pipe_that_a_crew_found() -> None:
     days = days_with([(20, 6.0, 40, 41, 80)], 120)
     found = watch(audit(), days[:80])

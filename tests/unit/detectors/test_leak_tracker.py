@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detectors.water.leak_committee import Committee, DigRules, PlaceChange
+from detectors.water.leak_committee import ENDED_PLACES_MAX, Committee, DigRules, Place, PlaceChange
 from detectors.water.leak_tracker import Closing, LeakTracker, Noise, Rules
 
 PIPES, SIGNALS, DAYS = 40, 12, 60
@@ -112,3 +112,40 @@ def test_committee_a_small_leak_is_known_and_nobody_is_sent() -> None:
     said = committee(DigRules(horizon_days=3.0), [(20, 4.0, 25, DAYS)])
     assert PlaceChange.RAISED in [c for _, c, _ in said]
     assert PlaceChange.DIG not in [c for _, c, _ in said]
+
+
+def committee_after_a_dig(closing: Closing | None) -> Committee:
+    """Return a committee that sent a crew to pipe 20, and that knows how that leak ended (None: it runs)."""
+    signatures, distance = line_of_pipes()
+    found = Committee(signatures, distance, np.ones(PIPES), noise(), DigRules())
+    where = np.zeros(PIPES)
+    found.places.append(
+        Place(1, 20, 0.0, 0.0, set(), where, dug_s=0.0, dug_pipe=20, closing=closing, ended_s=None if closing is None else 1.0)
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("closing", "pipe", "mass", "sent"),
+    [
+        (None, 22, 0.5, True),
+        (None, 22, 0.4, False),
+        (None, 30, 0.4, True),
+        (Closing.PATTERN_GONE, 22, 0.4, False),
+        (Closing.REPAIRED, 22, 0.4, True),
+    ],
+)
+def test_committee_sends_a_second_crew_near_an_unanswered_dig_only_when_it_is_probable(
+    closing: Closing | None, pipe: int, mass: float, sent: bool
+) -> None:
+    place = Place(2, pipe, 0.0, 0.0, set(), np.zeros(PIPES), flow_m3ph=20.0, dig_pipe=pipe, mass=mass)
+    assert committee_after_a_dig(closing)._worth(place) is sent
+
+
+def test_committee_keeps_few_of_the_places_that_ended_and_not_where_they_were() -> None:
+    found = committee_after_a_dig(Closing.PATTERN_GONE)
+    for k in range(2 * ENDED_PLACES_MAX):
+        found.places.append(Place(k + 2, 5, 0.0, 0.0, set(), np.ones(PIPES), dug_s=0.0, dug_pipe=5, ended_s=2.0 + k))
+    found.step(86_400.0, [np.zeros(SIGNALS)], True, 1)
+    assert [p.number for p in found.places] == list(range(ENDED_PLACES_MAX + 2, 2 * ENDED_PLACES_MAX + 2))
+    assert sum(len(p.where) for p in found.places) == 0

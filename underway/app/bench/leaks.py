@@ -138,6 +138,12 @@ def replay(
     return findings, readings
 
 
+def _rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
+    """Return what two replays must have in common: the digs as they are written, and every finding."""
+    said = [(from_us(f.detected_us).isoformat(), f.phase.value, f.kind.value, f.asset_id, str(f.finding_id)) for f in findings]
+    return [*(d.row() for d in digs_of(findings)), *said]
+
+
 def run_town(
     folder: Path,
     digs_from: datetime,
@@ -180,9 +186,7 @@ def run_town(
         findings, readings, wall, used = list(live.findings), live.readings, live.wall_s, live.ingest_cpu_s
         if check:
             direct, _ = replay(town, digs_from, until, told)
-            differing = (*differences([d.row() for d in digs_of(direct)], [d.row() for d in digs_of(findings)]),
-                         *differences(*([(from_us(f.detected_us).isoformat(), f.phase.value, f.kind.value, f.asset_id, str(f.finding_id)) for f in x]
-                                        for x in (direct, findings))))  # fmt: skip
+            differing = tuple(differences(_rows(direct), _rows(findings)))
     digs = digs_of(findings)
     truth = read_truth(folder)
     found = simple = None

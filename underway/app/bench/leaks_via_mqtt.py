@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -276,10 +277,6 @@ def differences(direct: Sequence[tuple[str, ...]], live: Sequence[tuple[str, ...
     >>> differences([("1", "a"), ("2", "b")], [("1", "a"), ("2", "c")])
     ['only direct: 2,b', 'only via mqtt: 2,c']
     """
-    left, right = list(direct), list(live)
-    for row in direct:
-        if row in right:
-            left.remove(row)
-            right.remove(row)
-    marked = [(row, "only direct") for row in left] + [(row, "only via mqtt") for row in right]
+    left, right = Counter(direct), Counter(live)
+    marked = [(row, "only direct") for row in (left - right).elements()] + [(row, "only via mqtt") for row in (right - left).elements()]
     return [f"{which}: {','.join(row)}" for row, which in sorted(marked)]
