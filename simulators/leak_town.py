@@ -42,6 +42,8 @@ EN_BASE_CATEGORY = 1
 DRAWN = "drawn"
 GAUGE_SD_M, FLOW_SD_SHARE, LEVEL_DECIMALS = 0.018, 0.005, 3
 DROPOUT_GAUGE, DROPOUT_FLOW = 0.004, 0.001
+DEMAND_SD = 0.05
+"""White noise of the whole demand from one 5 min to the next, as a share of it."""
 PUMP_M3PH, PUMP_PER_M = 44.3, 0.4
 LEVEL_MIN_M = 0.3
 """A tank is not drained further: customers would have no water."""
@@ -263,7 +265,7 @@ def simulate_town(
     customers = files.elements("amr_demand_Lh")
     truth = _Truth(files, rng, customers)
     try:
-        return _simulate(files, truth, rng, leaks, days, solve_every_min, disturbances, told)
+        return _simulate(files, truth, rng, seed, leaks, days, solve_every_min, disturbances, told)
     finally:
         truth.close()
 
@@ -287,7 +289,7 @@ def _demand_factor(rng: np.random.Generator, day: Floats) -> Floats:
 
 
 def _simulate(
-    files: _Files, truth: _Truth, rng: np.random.Generator, given: Sequence[SimulatedLeak] | None, days: int, solve_every_min: int,
+    files: _Files, truth: _Truth, rng: np.random.Generator, seed: int, given: Sequence[SimulatedLeak] | None, days: int, solve_every_min: int,
     disturbances: Sequence[Disturbance], told: Callable[[float], None],
 ) -> LeakTown:  # fmt: skip
     pipes = [p["pipe"] for p in files.pipes]
@@ -296,7 +298,9 @@ def _simulate(
     leaks = tuple(drawn if given is None else given)
     n = days * 24 * 60 // solve_every_min
     day = np.arange(n) * solve_every_min / 1440.0
-    factor = _demand_factor(rng, day)
+    # between two solutions lies a straight line, which keeps two thirds of the variance of a mean
+    white = DEMAND_SD * np.sqrt(1.5 * STEP_MIN / solve_every_min) if solve_every_min > STEP_MIN else DEMAND_SD
+    factor = _demand_factor(rng, day) * (1.0 + np.random.default_rng((seed, 1)).normal(0.0, white, n))
     place = {name: i for i, name in enumerate(truth.names)}
     shape = {k: m[((day * 86_400.0) // truth.step_s).astype(np.int64) % len(m)] for k, m in truth.kinds.items()}
     # how demand moves between nodes: slowly, by group of neighbours in the list
@@ -425,7 +429,6 @@ def _measured(
     fine = np.arange(days * 288) * STEP_MIN / 1440.0
     scada: dict[str, Floats] = {}
     gauges = set(files.elements("pressure_m"))
-    # noise of demand moves the inflow from one reading to the next, and pressures against it
     pulse = rng.normal(0.0, 0.006, len(fine))
     faulty = rng.choice(sorted(gauges), size=min(3, len(gauges)), replace=False)
     faults: list[GaugeFault] = [

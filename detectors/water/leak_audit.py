@@ -8,6 +8,9 @@ begins, a day from which on it no longer grows, perhaps a day on which it ends, 
 
 The biases ``b`` wander, and ``e`` is what the model gets wrong in the pattern of a leak (a part of its size, in any direction); whitened by the noise
 of a day both have the same covariance in time for every signal, so that all profiles and all pipes are judged by two products of matrices.
+
+The steady part of the supply stands beside them: it says nothing of where a leak is, but how much leaks in all, and for years. Its bias hardly
+wanders and it shows every leak with its flow, so it has a covariance in time of its own, and adds to the ratio of every pipe alike.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from scipy.linalg import lapack
 from scipy.optimize import nnls
 
 from detectors.contract import BoolArray, FloatArray, IntArray
-from detectors.water.leak_tracker import Closing, Noise
+from detectors.water.leak_tracker import STEADY_DRIFT, Closing, Noise
 
 FINE_DAYS, BLOCK_DAYS, BLOCKS_MAX = 119, 7, 104
 """Days are kept as they are for so long, then as weeks, at most two years of them."""
@@ -47,6 +50,8 @@ FAULTY_MEAN_DAYS = 7
 SILENT_DAYS, SILENT_SHARE = 60, 0.3
 SIGNALS_MIN = 2
 """A signal that was silent for more than that share of so many days is left out; with fewer others than that an audit does not look."""
+STEADY_ERROR = 0.05
+"""The steady part of the supply shows a leak larger or smaller by that part: its flow follows the pressure, which falls when customers draw."""
 REPAIR_CHANCE_MIN = 0.15
 MERGE_MASS = 0.3
 MOVED_MASS = 0.2
@@ -167,10 +172,11 @@ class LeakAudit:
 
     def __init__(self, signatures: FloatArray, near: BoolArray, length_m: FloatArray, noise: Noise, rules: AuditRules) -> None:
         self.near, self.rules = near, rules
-        self.m = signatures.shape[1]
+        self.m, self._steady = signatures.shape[1], noise.steady
         self._cov, self._signatures = noise.learned_from, signatures
         self._used: IntArray = np.zeros(0, np.int64)
-        self._use(np.arange(self.m))
+        self._use(np.arange(self.m - self._steady))
+        self._steady_sd = float(np.sqrt(self._cov[-1, -1])) if self._steady else np.inf
         self._prior = np.log(length_m / length_m.sum())
         self.leaks: list[AuditedLeak] = []
         self.count = 0
@@ -181,6 +187,8 @@ class LeakAudit:
         self._bad: list[int] = []
         self._shift: FloatArray = np.zeros((0, self.m))
         self._y: FloatArray = np.zeros((0, self.m))
+        self._supply: FloatArray = np.zeros(0)
+        self._told: FloatArray = np.zeros(0)
         self._days: FloatArray = np.zeros(0)
         self._at: IntArray = np.zeros(0, np.int64)
         self._scale: FloatArray = np.zeros(0)
@@ -277,8 +285,12 @@ class LeakAudit:
         rows = np.array(self._rows)
         silent = (~np.isfinite(rows[-SILENT_DAYS:])).mean(0) > SILENT_SHARE
         silent[list(self._bad)] = True
+        silent[self.m - self._steady :] = True
         if (~silent).sum() < min(SIGNALS_MIN, self.m):
             return False
+        steady = rows[:, -1] / self._steady_sd * np.sqrt(many)
+        self._told = np.isfinite(steady).astype(np.float64)
+        self._supply = np.nan_to_num(steady)
         self._use(np.flatnonzero(~silent))
         rows = rows[:, self._used]
         gone = ~np.isfinite(rows)
@@ -332,20 +344,37 @@ class LeakAudit:
         return self._steps[end]
 
     def _time(self, leaks: Sequence[AuditedLeak]) -> _Time:
+        """Return the covariance in time of what is no leak, in each signal that is whitened."""
         rules = self.rules
-        basis, variance = list(self._wander), [rules.bias**2, *[rules.drift**2 * rules.knot_days] * (len(self._wander) - 1)]
-        wrong = [
-            (rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / min(rules.error_directions, len(self._used)) for x in leaks
-        ]
+        parts = min(rules.error_directions, len(self._used))
+        wrong = [(rules.pattern_error * x.full_m3ph) ** 2 * self._size[x.pipe] / parts for x in leaks]
+        return self._covariance(leaks, wrong, rules.drift)
+
+    def _steady_time(self, leaks: Sequence[AuditedLeak]) -> _Time:
+        """Return the same of the steady part of the supply."""
+        wrong = [(STEADY_ERROR * x.full_m3ph / self._steady_sd) ** 2 for x in leaks]
+        return self._covariance(leaks, wrong, self.rules.drift * STEADY_DRIFT, self._told)
+
+    def _covariance(self, leaks: Sequence[AuditedLeak], wrong: Sequence[float], drift: float, told: FloatArray | None = None) -> _Time:
+        rules = self.rules
+        basis, variance = list(self._wander), [rules.bias**2, *[drift**2 * rules.knot_days] * (len(self._wander) - 1)]
         felt = [(x, w) for x, w in zip(leaks, wrong, strict=True) if w > ERROR_MIN]
         over = [(x.end, w) for x, w in felt if x.end is not None]
         if felt:
             basis += [*(self._after(end) for end, _ in over), *self._of([x for x, _ in felt])]
             variance += [*(w * rules.after_error**2 for _, w in over), *(w for _, w in felt)]
         f = np.array(basis).T
+        if told is not None:
+            f *= told[:, None]
         upper, _ = lapack.dpotrf(f.T @ f + np.diag(1.0 / np.array(variance)))
         half, _ = lapack.dpotri(upper)
         return _Time(f, np.asarray(np.triu(half) + np.triu(half, 1).T, np.float64))
+
+    def _steady_left(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
+        """Return the steady part of the supply less what leaks explain."""
+        if not leaks:
+            return self._supply
+        return self._supply - self._told * (np.array([x.full_m3ph for x in leaks]) / self._steady_sd @ self._of(leaks))
 
     def _left(self, leaks: Sequence[AuditedLeak]) -> FloatArray:
         """Return the rows less what leaks explain."""
@@ -386,6 +415,10 @@ class LeakAudit:
             time = self._time(self.leaks)
             normal = (profiles @ time.inverse_times(profiles.T)) * (a @ a.T)
             seen = np.einsum("kd,dm,km->k", profiles, time.inverse_times(self._y), a)
+            if self._steady:
+                steady, shown = self._steady_time(self.leaks), profiles * self._told / self._steady_sd
+                normal += shown @ steady.inverse_times(shown.T)
+                seen += shown @ steady.inverse_times(self._supply)
             root = np.linalg.cholesky(normal + 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal)))
             flows, _ = nnls(root.T, np.linalg.solve(root, seen))
             for leak, q in zip(self.leaks, flows.tolist(), strict=True):
@@ -398,7 +431,12 @@ class LeakAudit:
         time, profiles = self._time(others), self._profiles(begin, full, end)
         a, size = (self._a, self._size) if pipe is None else (self._a[pipe : pipe + 1], self._size[pipe : pipe + 1])
         along = (profiles @ time.inverse_times(self._left(others))) @ a.T
-        flow = along / (time.sizes(profiles)[:, None] * size)
+        sizes = time.sizes(profiles)[:, None] * size
+        if self._steady:
+            steady, shown = self._steady_time(others), profiles * self._told / self._steady_sd
+            along += (shown @ steady.inverse_times(self._steady_left(others)))[:, None]
+            sizes += steady.sizes(shown)[:, None]
+        flow = along / sizes
         return np.maximum(along, 0.0) * flow, flow
 
     def _place(self, leak: AuditedLeak, ratios: FloatArray) -> None:

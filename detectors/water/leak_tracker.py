@@ -30,6 +30,7 @@ CLOSED_KEPT_DAYS = 8
 TOP_PIPES = 25
 SIGNALS_MIN = 3
 """With fewer signals nothing is judged."""
+STEADY_DRIFT = 0.2
 LEAKS_MAX = 40
 """A tracker that knows so many has lost its way; what comes then goes into the biases."""
 
@@ -51,11 +52,15 @@ class Noise:
         Variance that each signal has for itself.
     shared : ndarray, shape (m, m)
         What signals have in common, because demand moved or a meter errs: it lasts `days`.
+    steady : bool
+        Whether the last signal is the steady part of the supply: every leak shows in it with all its flow, its noise is large and comes anew every
+        day, and its bias drifts by `STEADY_DRIFT` of what those of others do.
     """
 
     own: FloatArray
     shared: FloatArray
     days: float = 3.0
+    steady: bool = False
 
     def of(self, days: int) -> FloatArray:
         """Return the covariance of a mean over some days."""
@@ -191,6 +196,8 @@ class LeakTracker:
         self.m = signatures.shape[1]
         first = noise.of(1)
         self._drift = (rules.drift**2) * np.diag(first)
+        if noise.steady:
+            self._drift[-1] *= STEADY_DRIFT**2
         self._one, self._learned = first, noise.learned_from
         self.leaks: list[Leak] = []
         self.day = 0

@@ -16,7 +16,7 @@ from detectors.water.leak_committee import RAISE_MASS, Committee, DigRules, Plac
 from detectors.water.leak_committee import bytes_max as committee_bytes_max
 from detectors.water.leak_tracker import Noise
 from detectors.water.pipe_map import hull, pipe_distance_m
-from detectors.water.section_model import HOURS_LEARNED, Fit, FittedSection, Loads, weighted_mean
+from detectors.water.section_model import HOURS_LEARNED, Fit, FittedSection, Loads
 from detectors.water.sections import Section, sections
 from underway.model import (
     HOUR_US,
@@ -87,7 +87,7 @@ class NetworkLeaks:
     """
 
     name = "network-leaks"
-    version = "1"
+    version = "2"
     kinds = (FindingKind.LEAK_BURST, FindingKind.LEAK_BACKGROUND)
     grid_us = 5 * MINUTE_US
     warm_up_us = (HOURS_LEARNED + 2 * DAY_HOURS) * HOUR_US
@@ -236,9 +236,8 @@ class NetworkLeaks:
             rows[:, gauges] / KPA_PER_M,
             flow_in[:, : len(section.inlets) - 1] if len(section.inlets) > 1 else rows[:, :0],
             rows[:, links],
+            supplied[:, None],
         ]
-        if section.customer_places:
-            measured.append(supplied[:, None])
         first = last_hour - len(rows) + 1
         week = np.array([self._week_hour(first + k) for k in range(len(rows))], np.int64)
         return Loads(np.concatenate(measured, axis=1), demand, flow_pumps, rows[:, tanks], used, week)
@@ -265,7 +264,7 @@ class NetworkLeaks:
         fit = self._fitted.fit
         if fit is not None:
             distance = pipe_distance_m(self.section)
-            noise = Noise(fit.noise_own, fit.noise_shared)
+            noise = Noise(fit.noise_own, fit.noise_shared, steady=not self._fitted.balanced)
             self._committee = Committee(fit.signatures, distance, self.section.length_m, noise, self.digs)
 
     def _judge(self, hour: int, row: FloatArray, findings: list[Finding]) -> None:
@@ -295,7 +294,10 @@ class NetworkLeaks:
             return
         m = len(left)
         day = np.array(self._rows)
-        self._means = [*self._means[-MEANS_KEPT + 1 :], weighted_mean(day[:, n : n + m], day[:, n + m : n + 2 * m])]
+        self._means = [
+            *self._means[-MEANS_KEPT + 1 :],
+            self._fitted.mean_of_day(day[:, n : n + m], day[:, n + m : n + 2 * m], day[:, n + 2 * m :]),
+        ]
         now_us = (hour + 1) * HOUR_US
         while self._repairs and self._repairs[0][0] <= now_us:
             at_us, pipe, _ = self._repairs.pop(0)
@@ -393,7 +395,8 @@ class NetworkLeaks:
         section, k = self.section, signal - len(self.section.gauges)
         channels = [m.channel for m in section.inlets[:-1]] + list(section.link_channels)
         if k >= len(channels):
-            return Driver(f"section/{section.name}/balance", round(observed, 3), round(expected, 3), round(sd, 4), "m3/h")
+            what = "balance" if section.customer_places else "steady-supply"
+            return Driver(f"section/{section.name}/{what}", round(observed, 3), round(expected, 3), round(sd, 4), "m3/h")
         c, what, unit, factor = (
             (section.gauge_channels[signal], "pressure", "kPa", KPA_PER_M) if k < 0 else (channels[k], "flow", "m3/h", 1.0)
         )
@@ -451,4 +454,4 @@ class NetworkLeaks:
         self._told = {k: v for k, *v in s["told"]}
 
 
-_FIT = ("roughness", "weights", "scale", "signatures", "noise_own", "noise_shared")
+_FIT = ("roughness", "weights", "scale", "signatures", "noise_own", "noise_shared", "usual")

@@ -5,6 +5,8 @@
 2. *Residual.* Measured less modelled, with the demand that the meters saw, less what a regression on the loads still explains.
 3. *Signatures.* For each pipe the change of each residual for 1 m3/h lost there while the inflow stays the same.
 4. *Noise.* The covariance of a daily mean of the residuals: each signal's own, and what moving demand and meters give all of them together.
+5. *Steady part.* Customers follow the hours, a leak does not. Of the supply of a day, regressed on the usual supply of those hours, what is left as a
+   constant is one more signal: all that leaks, wherever it is. Where customers are metered the balance is that signal.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ LOAD_EXPONENT, LOSS_EXPONENT = 0.85, 1.85
 DEMAND_MIN_M3PH = 1.0
 OWN_SD_MIN_M, OWN_SD_MIN_M3PH = 0.0005, 0.01
 STEP_M3PH = 2.0
+STEADY_HOURS_MIN, STEADY_SPREAD_MIN = 20, 0.003
+"""A day tells its steady part when so many of its hours are whole, and the usual flow varies by that part of its square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Loads:
     Attributes
     ----------
     measured : ndarray, shape (n, m)
-        Pressures (m) of the gauges, flows (m3/h) of the metered links, and the balance (m3/h) where customers are metered.
+        Pressures (m) of the gauges, flows (m3/h) of the metered links, and what is supplied (m3/h).
     demand : ndarray, shape (n,)
         What is drawn in the section, m3/h.
     pumps, levels, customers : ndarray, shapes (n, a), (n, t), (n, k)
@@ -87,6 +91,8 @@ class Fit:
         Of the regression on the loads; `scale`, shape (3,), are the mean demand, inflow and pump flow behind its columns.
     signatures : ndarray, shape (p, m)
     noise_own, noise_shared : ndarray, shapes (m,) and (m, m)
+    usual : ndarray, shape (168,)
+        What is drawn in each hour of a week, m3/h.
     """
 
     roughness: FloatArray
@@ -95,6 +101,7 @@ class Fit:
     signatures: FloatArray
     noise_own: FloatArray
     noise_shared: FloatArray
+    usual: FloatArray
 
 
 class FittedSection:
@@ -111,7 +118,7 @@ class FittedSection:
         self.section = section
         self.gauges, self.links = len(section.gauges), len(section.metered_links)
         self.balanced = bool(section.customer_places)
-        self.m = self.gauges + self.links + self.balanced
+        self.m = self.gauges + self.links + 1
         self.fit = fit
         self._engine: Engine | None = None
         self._sign = np.array(section.link_sign, np.float64)
@@ -127,23 +134,22 @@ class FittedSection:
 
     # -- hour by hour ---------------------------------------------------------------------------------------------------------------
 
-    def modelled(self, loads: Loads) -> FloatArray:
-        """Return what the model gives for each signal and hour, shape (n, m); NaN where an hour is not whole."""
+    def modelled(self, loads: Loads, usual: FloatArray) -> FloatArray:
+        """Return what the model gives for each signal and hour, shape (n, m); NaN where an hour is not whole, but for the supply."""
         found = np.full((len(loads.demand), self.m), np.nan)
         for k in np.flatnonzero(loads.whole):
             factors = self.section.factors(max(float(loads.demand[k]), DEMAND_MIN_M3PH), int(loads.week_hour[k]))
             pumps = {f"pump-{i}": max(float(v), 0.0) for i, v in enumerate(loads.pumps[k])}
             self.engine.load({**factors, **pumps}, dict(zip(self.section.tanks, loads.levels[k], strict=True)), loads.customers[k])
             found[k, : self.gauges + self.links] = self._signals(anew=True)
-        if self.balanced:
-            found[:, -1] = loads.demand
+        found[:, -1] = loads.demand if self.balanced else usual[loads.week_hour]
         return found
 
     def expected(self, loads: Loads) -> FloatArray:
         """Return what each signal should be, as the model and the regression have it, shape (n, m)."""
         if self.fit is None:
             raise ValueError("a section must have learned before it expects something")
-        return self.modelled(loads) + self._explaining(loads, self.fit.scale) @ self.fit.weights
+        return self.modelled(loads, self.fit.usual) + self._regressed(loads, self.fit.scale, self.fit.weights)
 
     def weight(self, loads: Loads) -> FloatArray:
         """Return how strongly a leak shows in each signal and hour, shape (n, m): pressures fall more when more flows."""
@@ -151,6 +157,13 @@ class FittedSection:
         if not self.balanced and self.fit is not None:
             weight[:, : self.gauges] = ((np.clip(loads.demand, DEMAND_MIN_M3PH, None) / self.fit.scale[0]) ** LOAD_EXPONENT)[:, None]
         return weight
+
+    def mean_of_day(self, left: FloatArray, weight: FloatArray, expected: FloatArray) -> FloatArray:
+        """Return what the hours of a day say of each signal, shape (m,); see `weighted_mean` and `steady_part`."""
+        mean = weighted_mean(left, weight)
+        if not self.balanced:
+            mean[-1] = steady_part(left[:, -1] + expected[:, -1], expected[:, -1])
+        return mean
 
     def _signals(self, *, anew: bool = False) -> FloatArray:
         found = self.engine.solve(anew=anew)
@@ -165,6 +178,10 @@ class FittedSection:
             columns += [total / pump, (np.clip(loads.demand + total, 0.0, None) / inflow) ** LOSS_EXPONENT]
         columns += list(loads.levels.T)
         return np.column_stack(columns)
+
+    def _regressed(self, loads: Loads, scale: FloatArray, weights: FloatArray) -> FloatArray:
+        """Return what the loads explain, shape (n, m); nothing of a signal that was not regressed on them, also where they are not known."""
+        return np.where(weights.any(0), self._explaining(loads, scale) @ weights, 0.0)
 
     # -- learning -------------------------------------------------------------------------------------------------------------------
 
@@ -191,17 +208,19 @@ class FittedSection:
         bins = self._bins(loads)
         if not nominal:
             self._fit_roughness(bins)
-        left = loads.measured - self.modelled(loads)
+        usual = usual_week(loads.demand, loads.week_hour)
+        modelled = self.modelled(loads, usual)
+        left = loads.measured - modelled
         explaining = self._explaining(loads, scale)
         weights = np.zeros((explaining.shape[1], self.m))
-        for i in range(self.m):
+        for i in range(self.m if self.balanced else self.m - 1):
             ok = np.isfinite(left[:, i]) & np.isfinite(explaining).all(1)
             if ok.sum() > 2 * explaining.shape[1]:
                 weights[:, i] = np.linalg.lstsq(explaining[ok], left[ok, i], rcond=None)[0]
-        left -= explaining @ weights
-        self.fit = Fit(self.engine.roughness, weights, scale, np.zeros((0, self.m)), np.zeros(self.m), np.zeros((self.m, self.m)))
+        left -= self._regressed(loads, scale, weights)
+        self.fit = Fit(self.engine.roughness, weights, scale, np.zeros((0, self.m)), np.zeros(self.m), np.zeros((self.m, self.m)), usual)
         own, shared = self._noise(left, loads, bins)
-        self.fit = Fit(self.engine.roughness, weights, scale, self._signatures(bins, scale), own, shared)
+        self.fit = Fit(self.engine.roughness, weights, scale, self._signatures(bins, scale), own, shared, usual)
         return self.fit
 
     def _bins(self, loads: Loads) -> list[_Load]:
@@ -289,7 +308,7 @@ class FittedSection:
             ends = per_node[section.ends]
             known = np.isfinite(ends)
             found = np.where(known, ends, 0.0).sum(1) / np.maximum(known.sum(1), 1)
-        return np.column_stack((found, np.ones(len(found)))) if self.balanced else found
+        return np.column_stack((found, np.ones(len(found))))
 
     def _noise(self, left: FloatArray, loads: Loads, bins: list[_Load]) -> tuple[FloatArray, FloatArray]:
         """Return (own variances, shared covariance) of a daily mean, from how the days of the learning differ from one to the next."""
@@ -304,7 +323,9 @@ class FittedSection:
         if self.balanced:
             seen = np.nanmean(change**2, axis=0)
             return np.where(np.isfinite(seen), np.maximum(seen * 1.3, floor**2), own), np.zeros((self.m, self.m))
-        return fit_parts(change, own, self._parts(bins))
+        own, shared = fit_parts(change[:, :-1], own[:-1], self._parts(bins))
+        steady = max(steady_variance(loads.demand, loads.week_hour), OWN_SD_MIN_M3PH**2)
+        return np.append(own, steady), np.pad(shared, (0, 1))
 
     def _parts(self, bins: list[_Load]) -> list[FloatArray]:
         """Return covariances of unit size: demand of single nodes, flows of pumps, the total."""
@@ -326,6 +347,66 @@ class FittedSection:
         change = self._signals() - base
         parts.append(np.outer(change, change))
         return parts
+
+
+def usual_week(flow: FloatArray, week_hour: IntArray) -> FloatArray:
+    """Return the mean of each hour of the week, shape (168,); an hour that was never seen is taken from the same hour of other days.
+
+    Examples
+    --------
+    >>> usual_week(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 25]))[[0, 24, 1, 25]].tolist()
+    [2.0, 2.0, 5.0, 5.0]
+    """
+    ok = np.isfinite(flow)
+    found = np.full(168, np.nan)
+    for hours, many in ((week_hour % 24, 24), (week_hour, 168)):
+        count = np.bincount(hours[ok], minlength=many)
+        mean = np.bincount(hours[ok], flow[ok], minlength=many) / np.maximum(count, 1)
+        mean = np.tile(np.where(count > 0, mean, np.nan), 168 // many)
+        found = np.where(np.isfinite(mean), mean, found)
+    return np.where(np.isfinite(found), found, float(flow[ok].mean()) if ok.any() else 0.0)
+
+
+def steady_part(flow: FloatArray, usual: FloatArray) -> float:
+    """Return the part of a day's flow that does not follow the hours: the constant of a regression on the usual flow of those hours.
+
+    NaN where too many hours are missing, or where the usual flow is the same at all hours.
+
+    Examples
+    --------
+    >>> usual = np.tile([40.0, 160.0, 120.0, 80.0], 6)
+    >>> round(steady_part(1.1 * usual + 7.0, usual), 6)
+    7.0
+    """
+    ok = np.isfinite(flow) & np.isfinite(usual)
+    if ok.sum() < STEADY_HOURS_MIN:
+        return float("nan")
+    around = usual[ok] - usual[ok].mean()
+    spread = float(around @ around)
+    if spread < STEADY_SPREAD_MIN * float(usual[ok] @ usual[ok]):
+        return float("nan")
+    return float(flow[ok].mean() - (around @ flow[ok]) / spread * usual[ok].mean())
+
+
+def steady_variance(flow: FloatArray, week_hour: IntArray) -> float:
+    """Return the variance of the steady part of a day; each week is judged by what the others hold for usual.
+
+    Notes
+    -----
+    With ``w`` weeks the usual flow of the others has ``1 / (w - 1)`` of the noise of a day; that of all, by which later days are judged, ``1 / w``.
+    NaN hours are left out; infinite when fewer than three days are whole.
+    """
+    days, week = len(flow) // 24, np.arange(len(flow)) // 168
+    many = max(int(week[: days * 24].max(initial=0)) + 1, 2)
+    found = []
+    for d in range(days):
+        mine = slice(24 * d, 24 * d + 24)
+        others = np.where(week == week[24 * d], np.nan, flow)
+        found.append(steady_part(flow[mine], usual_week(others, week_hour)[week_hour[mine]]))
+    parts = np.array([x for x in found if np.isfinite(x)])
+    if len(parts) < 3:
+        return float("inf")
+    return float(parts.var(ddof=1)) * (1.0 + 1.0 / many) / (1.0 + 1.0 / (many - 1))
 
 
 def daily_means(left: FloatArray, weight: FloatArray) -> FloatArray:

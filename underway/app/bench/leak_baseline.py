@@ -91,9 +91,10 @@ def _section_digs(town: BenchTown, section: Section, since_s: float, until: date
     fitted = FittedSection(section)
     learning = Loads(*(getattr(loads, name)[:HOURS_LEARNED] for name in Loads.__dataclass_fields__))
     fit = fitted.learn(learning, nominal=True)
-    left, weight = loads.measured - fitted.expected(loads), fitted.weight(loads)
-    noise = SD_FACTOR**2 * (fit.noise_own + np.diag(fit.noise_shared))
-    signature = fit.signatures / np.sqrt(noise)
+    signals = slice(None) if fitted.balanced else slice(-1)
+    left, weight = (loads.measured - fitted.expected(loads))[:, signals], fitted.weight(loads)[:, signals]
+    noise = (SD_FACTOR**2 * (fit.noise_own + np.diag(fit.noise_shared)))[signals]
+    signature = fit.signatures[:, signals] / np.sqrt(noise)
     size = (signature**2).sum(1)
     near = pipe_distance_m(section) <= REACH_M
     reference = np.zeros(left.shape[1])
