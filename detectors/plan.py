@@ -16,6 +16,7 @@ from detectors.sensor.flat_line import FlatLine
 from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
+from detectors.water.meter_backward import MeterBackward, backward_channels
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
@@ -60,6 +61,7 @@ def plan_lanes(
     plan = [
         *_network(registry, channels, models, digs),
         *_quality(registry, channels),
+        *_meters(registry, channels, channel_ids),
         *_road(registry, channels, channel_ids),
         *_sensor(registry, channels, channel_ids),
     ]
@@ -120,6 +122,22 @@ def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     return [Planned(d.key, d.channels, frames=d) for d in detectors]
 
 
+def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
+    devices, assets = {d.device_id: d for d in registry.devices}, {a.asset_id: a for a in registry.assets}
+    wanted = None if channel_ids is None else frozenset(channel_ids)
+    plan: list[Planned] = []
+    for part, members in _flat_parts(backward_channels(channels)):
+        mine = [c for c in members if wanted is None or c.channel_id in wanted]
+        if mine:
+            backward = MeterBackward(mine, devices, assets, _part_name(part))
+            plan.append(Planned(backward.key, tuple(mine), rows=backward))
+    return plan
+
+
+def _part_name(part: int) -> str:
+    return f"all-{part + 1}" if part else "all"
+
+
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
     wanted = None if channel_ids is None else frozenset(channel_ids)
@@ -166,7 +184,7 @@ def _sensor(registry: Registry, channels: Sequence[Channel], channel_ids: Collec
     for part, members in _flat_parts(flat):
         mine = members if wanted is None else [c for c in members if c.channel_id in wanted]
         if mine:
-            line = FlatLine(mine, f"all-{part + 1}" if part else "all")
+            line = FlatLine(mine, _part_name(part))
             plan.append(Planned(line.key, line.channels, rows=line))
     if channels:
         silence = NoData(registry)

@@ -62,6 +62,7 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "bridge-frequency@1/br-01/br-1.frequency": {FindingKind.BRIDGE_FREQUENCY_SHIFT},
         "drain-level@1/dr-01/dr-1.level": {FindingKind.ROAD_FLOOD},
         "flat-line@1/all": {FindingKind.METER_STUCK},
+        "meter-backward@1/all": {FindingKind.METER_BACKWARD, FindingKind.BACKFLOW},
         "no-data@1/town": {FindingKind.COMMS_LOST},
         "water-quality@1/qs-01": {FindingKind.QUALITY_EVENT, FindingKind.QUALITY_SENSOR},
         BANK: set(FindingKind) - {FindingKind.LEAK_BACKGROUND, FindingKind.PRESSURE_LOW, FindingKind.QUALITY_OPERATION},
@@ -126,7 +127,7 @@ def test_law_a_gap_is_not_an_event(name: str, seed: int) -> None:
     span = int(batch.observed_us[-1] - batch.observed_us[0])
     for _ in range(4):
         begin = batch.observed_us[0] + int(rng.random() * span)
-        channels = rng.choice(np.arange(1, 19), int(rng.integers(1, 18)), replace=False)
+        channels = rng.choice(np.arange(1, 21), int(rng.integers(1, 18)), replace=False)
         inside = (batch.observed_us >= begin) & (batch.observed_us < begin + int(rng.random() * span / 2))
         keep &= ~(inside & np.isin(batch.channel_id, channels))
     findings = experienced(name).step(batch.take(keep)).findings

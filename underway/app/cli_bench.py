@@ -187,6 +187,34 @@ def quality(
         print_quality(screen if screen.is_terminal else Console(width=WIDTH), scores)
 
 
+@bench_app.command("meters")
+def meters(
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seeds; may be given more than once. Default: the eight that nothing was tuned on.")
+    ] = None,
+    customers: Annotated[int, typer.Option(help="Customer meters a seed.", min=20)] = 400,
+    days: Annotated[int, typer.Option(help="Days a seed; faults begin after 150.", min=200)] = 365,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Let simulated years of customer meters be judged by the bank of detectors and by fixed limits, side by side.
+
+    People are away, move out and save water, meters are replaced and read badly; about a sixth of the meters has a fault. How: docs/bench.md.
+    """
+    from underway.app.bench.meters import HELD_OUT_SEEDS, as_plain, run_seed
+    from underway.app.bench.meters_report import print_meters
+
+    console = Console(stderr=True)
+    scores = []
+    for number in seed or HELD_OUT_SEEDS:
+        with console.status(f"seed {number}"):
+            scores += run_seed(number, customers, days)
+    if json_output:
+        typer.echo(json.dumps(as_plain(scores, customers, days), indent=2))
+    else:
+        screen = Console()
+        print_meters(screen if screen.is_terminal else Console(width=WIDTH), scores)
+
+
 @bench_app.command("town")
 def make_town(
     network: Annotated[Path, typer.Argument(help="Folder with an EPANET file, pipes.csv, nodes.csv and sensors.csv.")],

@@ -32,6 +32,7 @@ ROLES: dict[str, frozenset[Quantity]] = {
     "water_quality": frozenset(
         {Quantity.CHLORINE, Quantity.TURBIDITY, Quantity.PH, Quantity.CONDUCTIVITY, Quantity.TOC, Quantity.TEMPERATURE}
     ),
+    "customer_meter": frozenset({Quantity.VOLUME, Quantity.FLOW}),
     "health": frozenset(Quantity),
 }
 """What detectors use a channel for, and the quantities that it can be; ``health`` is for everything that is only kept and watched."""

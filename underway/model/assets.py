@@ -177,7 +177,7 @@ class Channel:
         Nominal time between two readings.
     role : str
         What detectors use it for: ``zone_inflow``, ``tank_flow``, ``zone_pressure``, ``tank_level``, ``roughness``, ``bridge_frequency``,
-        ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``health``.
+        ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``customer_meter``, ``health``.
     sign : int
         For ``zone_inflow``: +1 when positive flow enters ``zone_id``, -1 when it leaves it.
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.

@@ -21,6 +21,8 @@ class FindingKind(StrEnum):
     LEAK_BACKGROUND = "leak.background"
     PRESSURE_LOW = "pressure.low"
     METER_STUCK = "meter.stuck"
+    METER_BACKWARD = "meter.backward"
+    BACKFLOW = "backflow"
     COMMS_LOST = "comms.lost"
     ROAD_ROUGHNESS = "road.roughness"
     ROAD_FLOOD = "road.flood"

@@ -5,6 +5,8 @@ export const KIND = {
   "leak.background": "Background leak",
   "pressure.low": "Low pressure",
   "meter.stuck": "Sensor stuck",
+  "meter.backward": "Meter backwards",
+  "backflow": "Backflow through a meter",
   "comms.lost": "Sensor silent",
   "road.roughness": "Rough road surface",
   "road.flood": "Drain flooding",
