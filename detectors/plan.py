@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from detectors.contract import FrameDetector, RowDetector
@@ -17,10 +17,14 @@ from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
 from detectors.water.meter_backward import MeterBackward, backward_channels
+from detectors.water.meter_sizing import MeterSizing, sizing_channels
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
-from underway.model import AssetClass, Channel, LeakSignatures, NetworkModel, Registry, ZoneKind
+from underway.model import Asset, AssetClass, Channel, Device, LeakSignatures, NetworkModel, Registry, ZoneKind
+
+MeterDetector = Callable[[Sequence[Channel], Mapping[str, Device], Mapping[str, Asset], str], RowDetector]
+"""Makes a detector of meters from channels, devices, assets and the name of a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +129,17 @@ def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
 def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
     devices, assets = {d.device_id: d for d in registry.devices}, {a.asset_id: a for a in registry.assets}
     wanted = None if channel_ids is None else frozenset(channel_ids)
+    kinds: tuple[tuple[MeterDetector, list[Channel]], ...] = (
+        (MeterBackward, backward_channels(channels)),
+        (MeterSizing, sizing_channels(channels, devices, assets)),
+    )
     plan: list[Planned] = []
-    for part, members in _flat_parts(backward_channels(channels)):
-        mine = [c for c in members if wanted is None or c.channel_id in wanted]
-        if mine:
-            backward = MeterBackward(mine, devices, assets, _part_name(part))
-            plan.append(Planned(backward.key, tuple(mine), rows=backward))
+    for kind, fed in kinds:
+        for part, members in _flat_parts(fed):
+            mine = [c for c in members if wanted is None or c.channel_id in wanted]
+            if mine:
+                detector = kind(mine, devices, assets, _part_name(part))
+                plan.append(Planned(detector.key, tuple(mine), rows=detector))
     return plan
 
 

@@ -70,7 +70,8 @@ def make_registry() -> Registry:
     )
     ids = dict.fromkeys(c.device_id for c in channels)
     zone_of = {c.device_id: c.zone_id for c in channels}
-    devices = tuple(Device(d, "town", zone_of[d], None, "box", "native", EPOCH_AT) for d in ids)
+    sizes = {"cm-1": {"q3_m3ph": 2.5, "ratio_r": 160.0}}
+    devices = tuple(Device(d, "town", zone_of[d], None, "box", "native", EPOCH_AT, attributes=sizes.get(d, {})) for d in ids)
     zones = (
         Zone("z1", "town", "Zone 1", ZoneKind.DMA),
         Zone("z2", "town", "Zone 2", ZoneKind.DMA),

@@ -200,19 +200,22 @@ def meters(
 
     People are away, move out and save water, meters are replaced and read badly; about a sixth of the meters has a fault. How: docs/bench.md.
     """
+    from underway.app.bench.meter_sizes import run_sizes, sizes_as_plain
     from underway.app.bench.meters import HELD_OUT_SEEDS, as_plain, run_seed
-    from underway.app.bench.meters_report import print_meters
+    from underway.app.bench.meters_report import print_meters, print_sizes
 
     console = Console(stderr=True)
-    scores = []
+    scores, sizes = [], []
     for number in seed or HELD_OUT_SEEDS:
         with console.status(f"seed {number}"):
             scores += run_seed(number, customers, days)
+            sizes.append(run_sizes(number))
     if json_output:
-        typer.echo(json.dumps(as_plain(scores, customers, days), indent=2))
+        typer.echo(json.dumps(as_plain(scores, customers, days) | sizes_as_plain(sizes), indent=2))
     else:
         screen = Console()
         print_meters(screen if screen.is_terminal else Console(width=WIDTH), scores)
+        print_sizes(screen if screen.is_terminal else Console(width=WIDTH), sizes)
 
 
 @bench_app.command("town")

@@ -36,6 +36,12 @@ ROLES: dict[str, frozenset[Quantity]] = {
     "health": frozenset(Quantity),
 }
 """What detectors use a channel for, and the quantities that it can be; ``health`` is for everything that is only kept and watched."""
+ATTRIBUTE_NUMBERS: dict[str, tuple[str, float, float]] = {
+    "q3_m3ph": (" m3/h", 0.1, 10_000.0),
+    "ratio_r": ("", 10.0, 1_000.0),
+    "register_max_m3": (" m3", 1.0, 1e12),
+}
+"""Attributes of meters that detectors read: unit, and the least and largest number."""
 FLOW_ROLES = ("zone_inflow", "tank_flow")
 
 

@@ -23,6 +23,8 @@ class FindingKind(StrEnum):
     METER_STUCK = "meter.stuck"
     METER_BACKWARD = "meter.backward"
     BACKFLOW = "backflow"
+    METER_OVERSIZED = "meter.oversized"
+    METER_UNDERSIZED = "meter.undersized"
     COMMS_LOST = "comms.lost"
     ROAD_ROUGHNESS = "road.roughness"
     ROAD_FLOOD = "road.flood"

@@ -7,6 +7,8 @@ export const KIND = {
   "meter.stuck": "Sensor stuck",
   "meter.backward": "Meter backwards",
   "backflow": "Backflow through a meter",
+  "meter.oversized": "Meter too large",
+  "meter.undersized": "Meter too small",
   "comms.lost": "Sensor silent",
   "road.roughness": "Rough road surface",
   "road.flood": "Drain flooding",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from underway.app.bench.meter_sizes import SizeScore, loss_ratio, size_summary
 from underway.app.bench.meters import MeterScore, false_rates, summary
 
 
@@ -34,6 +35,23 @@ def print_meters(console: Console, scores: Sequence[MeterScore]) -> None:
     cpu = ", ".join(f"{m} {sum(s.cpu_s for s in scores if s.method == m):.0f} s" for m in methods)
     years = sum(s.meter_years for s in scores if s.method == methods[0])
     console.print(f"{years:.0f} meter-years a method; CPU: {cpu}", highlight=False)
+
+
+def print_sizes(console: Console, scores: Sequence[SizeScore]) -> None:
+    """Print which meters were found too large or too small, and which were said to be although they were not."""
+    rows = size_summary(scores)
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    table = Table(title="Sizes of bulk meters: found of all; false of all others")
+    table.add_column("meter is")
+    for method in methods:
+        table.add_column(method, justify="right")
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        by = {r["method"]: r for r in rows if r["kind"] == kind}
+        table.add_row(kind, *("{found} of {meters}; {false} of {others}".format(**by[m]) for m in methods))
+    console.print(table)
+    ratio = loss_ratio(scores)
+    if ratio is not None:
+        console.print("volume not registered, estimated over true: {median} (quartiles {low} to {high})".format(**ratio), highlight=False)
 
 
 def _found(row: dict[str, object]) -> str:
