@@ -17,7 +17,9 @@ from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
 from detectors.water.meter_backward import MeterBackward, backward_channels
+from detectors.water.meter_days import meter_channels
 from detectors.water.meter_sizing import MeterSizing, sizing_channels
+from detectors.water.meter_stopped import MeterStopped
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
@@ -132,6 +134,7 @@ def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collec
     kinds: tuple[tuple[MeterDetector, list[Channel]], ...] = (
         (MeterBackward, backward_channels(channels)),
         (MeterSizing, sizing_channels(channels, devices, assets)),
+        (MeterStopped, meter_channels(channels)),
     )
     plan: list[Planned] = []
     for kind, fed in kinds:

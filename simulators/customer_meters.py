@@ -210,7 +210,8 @@ def _drawn(rng: np.random.Generator, meters: Sequence[SimulatedMeter], happening
         own = np.exp(_ar1(rng, days, 0.6, 0.18) + 0.05 * _ar1(rng, days, 0.99, 0.1))
         h = of.get(m.device_id)
         if h is not None and h.kind is HappeningKind.MOVED_OUT:
-            presence[h.begin_s // DAY_S : h.end_s // DAY_S] = 0.0
+            empty = slice(h.begin_s // DAY_S, h.end_s // DAY_S)
+            presence[empty] = np.where(rng.random(len(presence[empty])) < 0.1, 0.1, 0.0)  # somebody looks in now and then
         rate = m.people * PERSON_L * rng.lognormal(0.0, 0.25) / DRAW_L
         shape = _shape(rng, m.customer, hour)
         if m.customer is Customer.HOUSEHOLD and rng.random() < 0.2:
@@ -252,7 +253,11 @@ def _presence(rng: np.random.Generator, customer: Customer, weekday: NDArray[np.
             int(rng.choice(np.flatnonzero(summer))) if rng.random() < 0.5 and summer.any() else int(rng.integers(days))
             for _ in range(trips)
         ]
-        holidays = [(s, int(rng.integers(3, 22))) for s in starts]
+        holidays = []
+        for s in sorted(starts):
+            # a journey begins after the one before ended
+            if not holidays or s > sum(holidays[-1]) + 14:
+                holidays.append((s, int(rng.integers(3, 22))))
         holidays += [(int(s), 2) for s in np.flatnonzero((weekday == 5) & (rng.random(days) < rng.uniform(0.0, 0.25)))]
         if rng.random() < 0.02:
             holidays.append((int(rng.integers(days)), int(rng.integers(30, 90))))  # in hospital, abroad

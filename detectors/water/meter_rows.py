@@ -11,7 +11,7 @@ import numpy as np
 from detectors.contract import NEVER_US, BoolArray, FloatArray, IntArray
 from detectors.segments import first_of_each
 from detectors.snapshot import pack, unpack
-from underway.model import HOUR_US, Asset, Channel, Device, Quantity
+from underway.model import HOUR_US, Asset, Channel, Device, Hold, Quantity
 
 METER_ROLE = "customer_meter"
 Q3_M3PH = 2.5
@@ -136,6 +136,50 @@ class Registers:
         return Increments(np.where(first | renewed, np.nan, litres), span, renewed)
 
 
+class MeterHolds:
+    """Which holds are on which meters: on the device, or on the asset that it stands at."""
+
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self._of: dict[str, list[int]] = {}
+        for j, c in enumerate(channels):
+            self._of.setdefault(f"device:{c.device_id}", []).append(j)
+            if c.asset_id is not None:
+                self._of.setdefault(c.asset_id, []).append(j)
+        self._meters: dict[int, list[int]] = {}
+        self.held = np.zeros(len(channels), np.bool_)
+
+    def of(self, hold: Hold) -> list[int]:
+        """Return the meters that a hold is on."""
+        return self._of.get(hold.asset_id, [])
+
+    def take(self, hold: Hold) -> list[int]:
+        """Note a hold or its release; return the meters that no hold is on any more. Telling twice changes nothing."""
+        if hold.released_us is None:
+            self._meters.setdefault(hold.hold_id, list(self.of(hold)))
+            self._mark()
+            return []
+        freed = self._meters.pop(hold.hold_id, [])
+        self._mark()
+        return [j for j in freed if not self.held[j]]
+
+    def _mark(self) -> None:
+        self.held[:] = False
+        for meters in self._meters.values():
+            self.held[meters] = True
+
+    def state(self) -> list[list[int]]:
+        """Return pairs of hold and meter."""
+        return [[i, j] for i, meters in sorted(self._meters.items()) for j in meters]
+
+    def restore(self, pairs: list[list[int]], moved: Mapping[int, int] | None = None) -> None:
+        """Take back what `state` returned; `moved` says which meter each is now, when the meters are others."""
+        for i, j in pairs:
+            to = j if moved is None else moved.get(j)
+            if to is not None:
+                self._meters.setdefault(i, []).append(to)
+        self._mark()
+
+
 class ColumnState:
     """State that is arrays with one row a channel: to bytes and back, and over a change of the registry.
 
@@ -146,22 +190,47 @@ class ColumnState:
 
     def state(self) -> bytes:
         """Return everything that the next step depends on."""
-        return pack({name: self._of(name) for name in self.ARRAYS})
+        return pack({name: self._of(name) for name in self.ARRAYS} | self._more())
 
     def restore(self, state: bytes) -> None:
         """Take back what `state` returned."""
         s = unpack(state)
         for name in self.ARRAYS:
             self._of(name)[:] = s[name]
+        self._take_more(s, None)
 
     def adopt(self, state: bytes, old: IntArray, new: IntArray) -> None:
         """Take over channels ``old`` of a state saved for other channels as channels ``new`` of this detector."""
         s = unpack(state)
         for name in self.ARRAYS:
             self._of(name)[new] = s[name][old]
+        self._take_more(s, dict(zip(old.tolist(), new.tolist(), strict=True)))
+
+    def _more(self) -> dict[str, object]:
+        """Return state that is no array with a row a channel."""
+        return {}
+
+    def _take_more(self, state: Mapping[str, Any], moved: Mapping[int, int] | None) -> None:
+        """Take back what `_more` returned; `moved` says which channel each is now, None where they are the same."""
 
     def _of(self, name: str) -> Any:
         value: Any = self
         for part in name.split("."):
             value = getattr(value, part)
         return value
+
+
+class HeldColumnState(ColumnState):
+    """`ColumnState` of a detector that some holds keep from learning."""
+
+    holds: MeterHolds
+
+    def covers(self, hold: Hold) -> bool:
+        """Return whether `hold` is on one of the devices, or on the asset of one."""
+        return bool(self.holds.of(hold))
+
+    def _more(self) -> dict[str, object]:
+        return {"holds": self.holds.state()}
+
+    def _take_more(self, state: Mapping[str, Any], moved: Mapping[int, int] | None) -> None:
+        self.holds.restore(state["holds"], moved)

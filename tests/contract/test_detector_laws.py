@@ -34,6 +34,7 @@ SLOW = {
     FindingKind.PRESSURE_LOW,
     FindingKind.QUALITY_OPERATION,
     FindingKind.METER_OVERSIZED,
+    FindingKind.METER_STOPPED,
     FindingKind.METER_UNDERSIZED,
 }
 """Kinds that the tail of half a day cannot show."""
@@ -72,6 +73,7 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "flat-line@1/all": {FindingKind.METER_STUCK},
         "meter-backward@1/all": {FindingKind.METER_BACKWARD, FindingKind.BACKFLOW},
         "meter-sizing@1/all": set(),
+        "meter-stopped@1/all": set(),
         "no-data@1/town": {FindingKind.COMMS_LOST},
         "water-quality@1/qs-01": {FindingKind.QUALITY_EVENT, FindingKind.QUALITY_SENSOR},
         BANK: set(FindingKind) - SLOW,
@@ -201,6 +203,7 @@ def test_law_telling_a_hold_twice_changes_nothing(name: str) -> None:
         Hold(3, "road", "rd-1", 1),
         Hold(4, "road", "dr-01", 1),
         Hold(5, "z1", "qs-01", 1),
+        Hold(6, "z1", "device:cm-1", 1),
     ]
     once, twice = experienced(name), experienced(name)
     once.hold(holds)

@@ -21,6 +21,7 @@ class FindingKind(StrEnum):
     LEAK_BACKGROUND = "leak.background"
     PRESSURE_LOW = "pressure.low"
     METER_STUCK = "meter.stuck"
+    METER_STOPPED = "meter.stopped"
     METER_BACKWARD = "meter.backward"
     BACKFLOW = "backflow"
     METER_OVERSIZED = "meter.oversized"

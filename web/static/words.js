@@ -5,6 +5,7 @@ export const KIND = {
   "leak.background": "Background leak",
   "pressure.low": "Low pressure",
   "meter.stuck": "Sensor stuck",
+  "meter.stopped": "Meter stopped",
   "meter.backward": "Meter backwards",
   "backflow": "Backflow through a meter",
   "meter.oversized": "Meter too large",

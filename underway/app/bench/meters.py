@@ -32,12 +32,14 @@ HELD_OUT_SEEDS = (101, 102, 103, 104, 105, 106, 107, 108)
 """On these nothing was."""
 BEGIN_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
 OURS, LIMITS = "detectors", "fixed-limits"
-METER_DETECTORS = ("meter-backward",)
+METER_DETECTORS = ("meter-backward", "meter-stopped", "meter-tamper")
 GRACE_S = 7 * DAY_S
 """A fault that ended counts as found when it is raised up to a week after its end."""
 
 K, F = HappeningKind, FindingKind
 FOUND_BY: dict[HappeningKind, tuple[str, ...]] = {
+    K.STOPPED: (F.METER_STOPPED,),
+    K.STICKY: (F.METER_STOPPED,),
     K.BACKWARD: (F.METER_BACKWARD,),
     K.TURNED: (F.METER_BACKWARD, F.BACKFLOW),
     K.BACKFLOW: (F.BACKFLOW,),
