@@ -20,6 +20,7 @@ from detectors.water.meter_backward import MeterBackward, backward_channels
 from detectors.water.meter_days import meter_channels
 from detectors.water.meter_sizing import MeterSizing, sizing_channels
 from detectors.water.meter_stopped import MeterStopped
+from detectors.water.meter_tamper import MeterTamper, tamper_channels
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
@@ -135,6 +136,7 @@ def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collec
         (MeterBackward, backward_channels(channels)),
         (MeterSizing, sizing_channels(channels, devices, assets)),
         (MeterStopped, meter_channels(channels)),
+        (MeterTamper, tamper_channels(channels)),
     )
     plan: list[Planned] = []
     for kind, fed in kinds:

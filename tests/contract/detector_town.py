@@ -60,6 +60,7 @@ def make_registry() -> Registry:
         _channel(18, "qs-1", "toc", q.TOC, "water_quality", "z1", "qs-01"),
         _channel(19, "cm-1", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
         _channel(20, "cm-2", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
+        _channel(21, "cm-1", "cover_removed", q.FLAG, "tamper_flag", "z1", None, resolution=1.0),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
@@ -122,6 +123,7 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         17: 350 + 20 * np.sin(day + 2) + noise(2.0),
         18: 2.0 + 0.1 * np.sin(day + 2) + np.where(broken, 0.6, 0.0) + noise(0.05),
         19: 400 + 0.01 * t - np.where(broken, 0.03 * (np.arange(steps) - steps // 6 + 1), 0.0) + rng.uniform(0.0, 0.004, steps),
+        21: broken.astype(float),
         20: 900 - 0.012 * t + rng.uniform(0.0, 0.004, steps),
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}

@@ -74,6 +74,7 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "meter-backward@1/all": {FindingKind.METER_BACKWARD, FindingKind.BACKFLOW},
         "meter-sizing@1/all": set(),
         "meter-stopped@1/all": set(),
+        "meter-tamper@1/all": {FindingKind.METER_TAMPER},
         "no-data@1/town": {FindingKind.COMMS_LOST},
         "water-quality@1/qs-01": {FindingKind.QUALITY_EVENT, FindingKind.QUALITY_SENSOR},
         BANK: set(FindingKind) - SLOW,
@@ -138,7 +139,7 @@ def test_law_a_gap_is_not_an_event(name: str, seed: int) -> None:
     span = int(batch.observed_us[-1] - batch.observed_us[0])
     for _ in range(4):
         begin = batch.observed_us[0] + int(rng.random() * span)
-        channels = rng.choice(np.arange(1, 21), int(rng.integers(1, 18)), replace=False)
+        channels = rng.choice(np.arange(1, 22), int(rng.integers(1, 18)), replace=False)
         inside = (batch.observed_us >= begin) & (batch.observed_us < begin + int(rng.random() * span / 2))
         keep &= ~(inside & np.isin(batch.channel_id, channels))
     findings = experienced(name).step(batch.take(keep)).findings

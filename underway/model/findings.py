@@ -22,6 +22,7 @@ class FindingKind(StrEnum):
     PRESSURE_LOW = "pressure.low"
     METER_STUCK = "meter.stuck"
     METER_STOPPED = "meter.stopped"
+    METER_TAMPER = "meter.tamper"
     METER_BACKWARD = "meter.backward"
     BACKFLOW = "backflow"
     METER_OVERSIZED = "meter.oversized"

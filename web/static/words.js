@@ -6,6 +6,7 @@ export const KIND = {
   "pressure.low": "Low pressure",
   "meter.stuck": "Sensor stuck",
   "meter.stopped": "Meter stopped",
+  "meter.tamper": "Meter tampered with?",
   "meter.backward": "Meter backwards",
   "backflow": "Backflow through a meter",
   "meter.oversized": "Meter too large",

@@ -40,6 +40,8 @@ K, F = HappeningKind, FindingKind
 FOUND_BY: dict[HappeningKind, tuple[str, ...]] = {
     K.STOPPED: (F.METER_STOPPED,),
     K.STICKY: (F.METER_STOPPED,),
+    K.BYPASS: (F.METER_TAMPER,),
+    K.MAGNET: (F.METER_TAMPER, F.METER_STOPPED),
     K.BACKWARD: (F.METER_BACKWARD,),
     K.TURNED: (F.METER_BACKWARD, F.BACKFLOW),
     K.BACKFLOW: (F.BACKFLOW,),
