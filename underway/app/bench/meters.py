@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from detectors.bank import Bank
+from detectors.contract import Rows
+from detectors.sensor.flat_line import FlatLine
 from simulators.customer_meters import DAY_S, FAULTS, FAULTS_FROM_DAY, Happening, HappeningKind, MeterYear, simulate_customer_meters
 from underway.app.bench.meters_baseline import fixed_limits
 from underway.model import (
     EPOCH_AT,
     Channel,
     Device,
+    Finding,
     FindingKind,
     FindingPhase,
     Quantity,
@@ -31,17 +34,17 @@ TUNING_SEEDS = (1, 2, 3, 4)
 HELD_OUT_SEEDS = (101, 102, 103, 104, 105, 106, 107, 108)
 """On these nothing was."""
 BEGIN_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
-OURS, LIMITS = "detectors", "fixed-limits"
+OURS, FLAT, LIMITS = "detectors", "flat-line", "fixed-limits"
 METER_DETECTORS = ("meter-backward", "meter-stopped", "meter-tamper")
 GRACE_S = 7 * DAY_S
 """A fault that ended counts as found when it is raised up to a week after its end."""
 
 K, F = HappeningKind, FindingKind
 FOUND_BY: dict[HappeningKind, tuple[str, ...]] = {
-    K.STOPPED: (F.METER_STOPPED,),
-    K.STICKY: (F.METER_STOPPED,),
+    K.STOPPED: (F.METER_STOPPED, F.METER_STUCK),
+    K.STICKY: (F.METER_STOPPED, F.METER_STUCK),
     K.BYPASS: (F.METER_TAMPER,),
-    K.MAGNET: (F.METER_TAMPER, F.METER_STOPPED),
+    K.MAGNET: (F.METER_TAMPER, F.METER_STOPPED, F.METER_STUCK),
     K.BACKWARD: (F.METER_BACKWARD,),
     K.TURNED: (F.METER_BACKWARD, F.BACKFLOW),
     K.BACKFLOW: (F.BACKFLOW,),
@@ -103,7 +106,7 @@ def replay(year: MeterYear) -> list[Alarm]:
     bank = Bank(make_registry(year))
     bank = bank.only([key for key, d in bank.detectors.items() if d.name in METER_DETECTORS])
     raised = (f for batch in batches(year) for f in bank.step(batch).findings if f.phase is FindingPhase.RAISE)
-    return [Alarm(f.kind.value, f.asset_id.removeprefix("device:"), (f.detected_us - BEGIN_US) // 1_000_000) for f in raised]
+    return [_alarm(f) for f in raised]
 
 
 def score(method: str, year: MeterYear, alarms: Sequence[Alarm], cpu_s: float) -> MeterScore:
@@ -146,11 +149,26 @@ def run_seed(seed: int, customers: int, days: int) -> list[MeterScore]:
     """Return the scores of all methods on one simulated year."""
     year = simulate_customer_meters(seed, customers=customers, days=days)
     scores = []
-    for method, run in ((OURS, replay), (LIMITS, _limits)):
+    for method, run in ((OURS, replay), (FLAT, _flat_line), (LIMITS, _limits)):
         begin = time.process_time()
         alarms = run(year)
         scores.append(score(method, year, alarms, time.process_time() - begin))
     return scores
+
+
+def _flat_line(year: MeterYear) -> list[Alarm]:
+    """Return what the detector of values that stand would say of registers, which it is not fed."""
+    detector = FlatLine(make_registry(year).channels)
+    alarms = []
+    for batch in batches(year):
+        late = np.zeros(len(batch), np.bool_)
+        found = detector.step(Rows(batch.channel_id - 1, batch.observed_us, batch.received_us, batch.value, late)).findings
+        alarms += [_alarm(f) for f in found if f.phase is FindingPhase.RAISE]
+    return alarms
+
+
+def _alarm(f: Finding) -> Alarm:
+    return Alarm(f.kind.value, f.asset_id.removeprefix("device:"), (f.detected_us - BEGIN_US) // 1_000_000)
 
 
 def _limits(year: MeterYear) -> list[Alarm]:
