@@ -298,12 +298,12 @@ def _registers(rng: np.random.Generator, meters: Sequence[SimulatedMeter], happe
     for i, m in enumerate(meters):
         mine = of.get(m.device_id, [])
         counted = drawn[i].copy()
-        for h in mine:
-            _count(rng, h, counted)
         if rng.random() < 0.05:
             # pressure that swings, or an expansion vessel behind the meter
             swing = (rng.uniform(0.5, 4.0) if rng.random() < 0.7 else rng.uniform(10.0, 60.0)) * rng.random(total)
             counted += np.diff(np.append(0.0, swing))
+        for h in mine:
+            _count(rng, h, counted)
         near_end = rng.random() < 0.03
         begin_m3 = m.register_max_m3 - rng.uniform(2.0, 30.0) if near_end else float(np.exp(rng.uniform(math.log(5.0), math.log(3000.0))))
         litres = begin_m3 * 1000.0 + np.cumsum(counted)
