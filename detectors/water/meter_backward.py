@@ -72,7 +72,7 @@ class MeterBackward(ColumnState):
     hours after the first reading of a meter that never ran forwards, after three days of another one, whose backflow is cleared then. Inflows of
     zones are only ever called backward, from their first reading on. CLEAR of a backflow after 12 readings that moved forwards and a day
     without a fall, of a backward meter after 12 readings in a row that moved forwards, or when it was replaced. What is learned (J) is learned only
-    from falls below the limit, so that nothing adapts to a fault, held or not. Cost about 0.3 us a reading in passes over all channels; state 88
+    from falls below the limit, so that nothing adapts to a fault, held or not. Cost about 0.5 us a reading in passes over all channels; state 103
     bytes a channel.
 
     Blind to: water that flows back less than 20 L in all before the meter made it up; a meter with a check valve or a counter that does not count

@@ -72,8 +72,8 @@ class MeterSizing(ColumnState):
     week. Nothing is learned, so nothing can be absorbed.
 
     Volume that was not registered: below Q1 a worn or large meter counts less and less; the error is taken as -5 % at Q1 and -80 % at Q1 / 2,
-    linear in the logarithm of the flow, -5 % to -2 % up to Q2. On top, at most ``Q1 / 2`` for the time that the meter showed nothing. Cost about 1 us
-    a reading in passes over all channels; state about 370 bytes a channel.
+    linear in the logarithm of the flow, -5 % to -2 % up to Q2. On top, at most ``Q1 / 2`` for the time that the meter showed nothing. Cost about 0.4
+    us a reading in passes over all channels; state about 360 bytes a channel.
 
     Blind to: households (single uses, seen as means of minutes or hours), for being oversized; peaks shorter than the interval; a meter whose
     attributes are wrong; a meter so oversized that what it still shows comes in single intervals; seasons shorter than four weeks.

@@ -88,7 +88,7 @@ def test_bench_meters_runs_every_method_on_a_small_year() -> None:
     command = ["bench", "meters", "--seed", "1", "--customers", "24", "--days", "200", "--json"]
     facts = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
     assert facts["seeds"] == [1]
-    assert list(dict.fromkeys(r["method"] for r in facts["summary"])) == ["detectors", "flat-line", "fixed-limits"]
+    assert list(dict.fromkeys(r["method"] for r in facts["summary"])) == ["detectors", "flat-line", "fixed-limits", "strict-limits"]
     assert {r["kind"] for r in facts["sizes"]} == {"oversized", "undersized"}
     again = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
     assert again["summary"] == facts["summary"]

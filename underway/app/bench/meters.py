@@ -13,7 +13,7 @@ from detectors.bank import Bank
 from detectors.contract import Rows
 from detectors.sensor.flat_line import FlatLine
 from simulators.customer_meters import DAY_S, FAULTS, FAULTS_FROM_DAY, Happening, HappeningKind, MeterYear, simulate_customer_meters
-from underway.app.bench.meters_baseline import fixed_limits
+from underway.app.bench.meters_baseline import STRICT, fixed_limits
 from underway.model import (
     EPOCH_AT,
     Channel,
@@ -34,7 +34,7 @@ TUNING_SEEDS = (1, 2, 3, 4)
 HELD_OUT_SEEDS = (101, 102, 103, 104, 105, 106, 107, 108)
 """On these nothing was."""
 BEGIN_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
-OURS, FLAT, LIMITS = "detectors", "flat-line", "fixed-limits"
+OURS, FLAT, LIMITS, STRICT_LIMITS = "detectors", "flat-line", "fixed-limits", "strict-limits"
 METER_DETECTORS = ("meter-backward", "meter-stopped", "meter-tamper")
 GRACE_S = 7 * DAY_S
 """A fault that ended counts as found when it is raised up to a week after its end."""
@@ -149,7 +149,7 @@ def run_seed(seed: int, customers: int, days: int) -> list[MeterScore]:
     """Return the scores of all methods on one simulated year."""
     year = simulate_customer_meters(seed, customers=customers, days=days)
     scores = []
-    for method, run in ((OURS, replay), (FLAT, _flat_line), (LIMITS, _limits)):
+    for method, run in ((OURS, replay), (FLAT, _flat_line), (LIMITS, _limits), (STRICT_LIMITS, _strict_limits)):
         begin = time.process_time()
         alarms = run(year)
         scores.append(score(method, year, alarms, time.process_time() - begin))
@@ -173,6 +173,10 @@ def _alarm(f: Finding) -> Alarm:
 
 def _limits(year: MeterYear) -> list[Alarm]:
     return [Alarm(*alarm) for alarm in fixed_limits(year)]
+
+
+def _strict_limits(year: MeterYear) -> list[Alarm]:
+    return [Alarm(*alarm) for alarm in fixed_limits(year, STRICT)]
 
 
 def summary(scores: Sequence[MeterScore]) -> list[dict[str, Any]]:

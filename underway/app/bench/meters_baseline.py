@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,31 +11,43 @@ from simulators.customer_meters import DAY_S, MeterYear
 
 Floats = NDArray[np.float64]
 
-BACK_M3 = 0.02
-"""A register that falls by more between two readings runs backwards."""
-ZERO_DAYS = 14
-LOW_SHARE, LOW_DAYS, BASE_DAYS = 0.5, 14, 56
+BASE_DAYS = 56
 
 
-def fixed_limits(year: MeterYear) -> list[tuple[str, str, int]]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """One setting: a fall of the register, days of nothing, and days below a share of the 56 days before."""
+
+    back_m3: float
+    zero_days: int
+    low_share: float
+    low_days: int
+
+
+USUAL, STRICT = Limits(0.02, 14, 0.5, 14), Limits(0.1, 60, 0.3, 28)
+"""What one would begin with, and what is left when somebody has had enough of false alarms."""
+
+
+def fixed_limits(year: MeterYear, limits: Limits = USUAL) -> list[tuple[str, str, int]]:
     """Return alarms as (kind, device, seconds from the start), one while a condition lasts.
 
-    ``backflow``: a register falls by more than 20 L between two readings. ``meter.backward``: its day ends below where it began, two days in a
-    row. ``meter.stopped``: nothing for 14 days after something in the 56 before. ``meter.tamper``: 14 days below half of the 56 before.
+    ``backflow``: a register falls by more than 20 L (strict: 100 L) between two readings. ``meter.backward``: its day ends below where it began, two
+    days in a row. ``meter.stopped``: nothing for 14 (60) days after something in the 56 before. ``meter.tamper``: 14 days below half (28 days below
+    0.3) of the 56 before.
     """
     filled = _filled(year.register_m3)
     days = filled[:, 23::24]
     litres = np.diff(days, axis=1, prepend=days[:, :1]) * 1000.0
     alarms: list[tuple[str, str, int]] = []
-    falls = np.diff(filled, axis=1, prepend=filled[:, :1]) < -BACK_M3
+    falls = np.diff(filled, axis=1, prepend=filled[:, :1]) < -limits.back_m3
     hourly = np.zeros_like(litres, dtype=np.bool_)
     hourly |= falls.reshape(len(falls), -1, 24).any(axis=2)
     back = (litres < 0.0) & (np.roll(litres, 1, axis=1) < 0.0)
     used = np.maximum(litres, 0.0)
     total = np.cumsum(np.pad(used, ((0, 0), (1, 0))), axis=1)
-    recent, before = _window(total, LOW_DAYS, 0), _window(total, BASE_DAYS, LOW_DAYS)
-    zero = (_window(total, ZERO_DAYS, 0) <= 0.0) & (_window(total, BASE_DAYS, ZERO_DAYS) > 0.0)
-    low = ~zero & (recent / LOW_DAYS < LOW_SHARE * before / BASE_DAYS)
+    recent, before = _window(total, limits.low_days, 0), _window(total, BASE_DAYS, limits.low_days)
+    zero = (_window(total, limits.zero_days, 0) <= 0.0) & (_window(total, BASE_DAYS, limits.zero_days) > 0.0)
+    low = ~zero & (recent / limits.low_days < limits.low_share * before / BASE_DAYS)
     for kind, on in (("backflow", hourly), ("meter.backward", back), ("meter.stopped", zero), ("meter.tamper", low)):
         begins = on & ~np.roll(on, 1, axis=1)
         begins[:, 0] = False
