@@ -3,7 +3,7 @@
     python bench/meter_story.py backflow 1 docs/images/meter-backward.svg
 
 Arguments: a kind of fault (`simulators.customer_meters.HappeningKind`), seed, file. The first meter of that seed whose fault of that kind was
-found is drawn, from six weeks before to four weeks after: bars are litres a day as counted, the line is what was really used, red is the fault,
+found is drawn, from six weeks before to twelve weeks after: bars are litres a day as counted, the line is what was really used, red is the fault,
 solid and dashed marks stand where a finding was raised and cleared.
 """
 
@@ -20,7 +20,7 @@ from underway.app.bench.meters import BEGIN_US, FOUND_BY, METER_DETECTORS, batch
 from underway.model import Finding, FindingPhase
 
 WIDTH, HEIGHT, LEFT, TOP = 980, 300, 70, 46
-BEFORE, AFTER = 42, 28
+BEFORE, AFTER = 42, 84
 FONT = "font-family='sans-serif' font-size='11'"
 
 
@@ -93,7 +93,7 @@ def draw(year: MeterYear, h: Happening, mine: list[Finding]) -> str:
         f"<text x='{LEFT - 6}' y='{y(litres) + 4:.1f}' text-anchor='end' {FONT} fill='#67727e'>{litres:.0f}</text>"
         for litres in (low_l, 0.0, top_l)
     )
-    weeks = range(first + -first % 7, last, 7)
+    weeks = range(first + -first % 14, last, 14)
     parts.extend(f"<text x='{x(day):.1f}' y='{HEIGHT - 12}' {FONT} fill='#67727e'>day {day}</text>" for day in weeks)
     return "\n".join([*parts, "</svg>", ""])
 
