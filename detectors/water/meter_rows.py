@@ -19,6 +19,8 @@ Q3_M3PH = 2.5
 GAP_INTERVALS = 2.0
 """A flow is taken to last for this many intervals at most; what was before a longer gap nobody knows."""
 CAP_FACTOR = 1.2
+RISE_LPH = 125_000.0
+"""A rise is believed up to this flow for any meter: one without attributes may be a large one."""
 
 
 def rounds(column: IntArray) -> Iterator[IntArray]:
@@ -84,10 +86,10 @@ class Registers:
 
     Notes
     -----
-    A meter cannot pass more than ``Q4 = 1.25 Q3`` (ISO 4064-1) for long: a register that moves by more than 1.2 times that since its last reading
-    did not count water. When it moves so after going over its end it *rolled over*, forwards or backwards, and the range is taken off. Else, and
-    also when it falls to less than a fiftieth of what it showed, it was *renewed*: replaced or reset. A reading of flow stands for the time since
-    the one before, at most two intervals.
+    A meter cannot pass more than ``Q4 = 1.25 Q3`` (ISO 4064-1) for long: a register that falls by more than 1.2 times that since its last reading
+    did not count water, nor one that rises by more than 150 m3/h (a meter without attributes may be a large one). When it moves so after going
+    over its end it *rolled over*, forwards or backwards, and the range is taken off. Else, and also when it falls to less than a fiftieth of what
+    it showed, it was *renewed*: replaced or reset. A reading of flow stands for the time since the one before, at most two intervals.
 
     Blind to a replacement by a meter whose register stands within reach of the old one, and to one during an outage so long that the fall could
     be water, unless it falls to about 0.
@@ -123,7 +125,8 @@ class Registers:
         flowing = self.is_flow[meter]
         litres = np.where(flowing, value * 1000.0 * np.minimum(span, self.longest_us[meter]) / HOUR_US, (value - last) * 1000.0)
         cap = CAP_FACTOR * self.q4_lph[meter] * hours + 2.0 * self.step_l[meter]
-        jumped = ~flowing & (np.abs(litres) > cap)
+        rise = np.maximum(cap, CAP_FACTOR * RISE_LPH * np.minimum(hours, 24.0))
+        jumped = ~flowing & ((litres < -cap) | (litres > rise))
         if jumped.any():
             roll = self.roll_m3[meter]
             tens = 10.0 ** np.ceil(np.log10(np.maximum(np.maximum(value, last), 1.0) + 1e-9))

@@ -126,3 +126,12 @@ def test_finding_from_history_is_raised_again_by_a_live_reading() -> None:
     series = steps((60, 10.0), (4, -30.0))
     found = run(detector, series[:62], historical=True) + run(detector, series[62:], first=62)
     assert [(f.phase.value, f.historical) for f in found] == [("raise", True), ("raise", False)]
+
+
+def test_large_meter_without_attributes_that_counts_forwards_is_no_new_register() -> None:
+    registers = Registers([meter()], np.array([2.5]), np.array([0.0]))
+    one = np.array([0])
+    registers.take(one, np.array([0]), np.array([100.0]))
+    moved = registers.take(one, np.array([HOUR_US]), np.array([140.0]))
+    assert moved.litres.tolist() == [40_000.0]
+    assert not moved.renewed.any()
