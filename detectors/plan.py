@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from detectors.contract import FrameDetector, RowDetector
@@ -16,10 +16,18 @@ from detectors.sensor.flat_line import FlatLine
 from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
+from detectors.water.meter_backward import MeterBackward, backward_channels
+from detectors.water.meter_days import meter_channels
+from detectors.water.meter_sizing import MeterSizing, sizing_channels
+from detectors.water.meter_stopped import MeterStopped
+from detectors.water.meter_tamper import MeterTamper, tamper_channels
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
-from underway.model import AssetClass, Channel, LeakSignatures, NetworkModel, Registry, ZoneKind
+from underway.model import Asset, AssetClass, Channel, Device, LeakSignatures, NetworkModel, Registry, ZoneKind
+
+MeterDetector = Callable[[Sequence[Channel], Mapping[str, Device], Mapping[str, Asset], str], RowDetector]
+"""Makes a detector of meters from channels, devices, assets and the name of a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,7 @@ def plan_lanes(
     plan = [
         *_network(registry, channels, models, digs),
         *_quality(registry, channels),
+        *_meters(registry, channels, channel_ids),
         *_road(registry, channels, channel_ids),
         *_sensor(registry, channels, channel_ids),
     ]
@@ -120,6 +129,29 @@ def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     return [Planned(d.key, d.channels, frames=d) for d in detectors]
 
 
+def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
+    devices, assets = {d.device_id: d for d in registry.devices}, {a.asset_id: a for a in registry.assets}
+    wanted = None if channel_ids is None else frozenset(channel_ids)
+    kinds: tuple[tuple[MeterDetector, list[Channel]], ...] = (
+        (MeterBackward, backward_channels(channels)),
+        (MeterSizing, sizing_channels(channels, devices, assets)),
+        (MeterStopped, meter_channels(channels)),
+        (MeterTamper, tamper_channels(channels)),
+    )
+    plan: list[Planned] = []
+    for kind, fed in kinds:
+        for part, members in _flat_parts(fed):
+            mine = [c for c in members if wanted is None or c.channel_id in wanted]
+            if mine:
+                detector = kind(mine, devices, assets, _part_name(part))
+                plan.append(Planned(detector.key, tuple(mine), rows=detector))
+    return plan
+
+
+def _part_name(part: int) -> str:
+    return f"all-{part + 1}" if part else "all"
+
+
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
     wanted = None if channel_ids is None else frozenset(channel_ids)
@@ -166,7 +198,7 @@ def _sensor(registry: Registry, channels: Sequence[Channel], channel_ids: Collec
     for part, members in _flat_parts(flat):
         mine = members if wanted is None else [c for c in members if c.channel_id in wanted]
         if mine:
-            line = FlatLine(mine, f"all-{part + 1}" if part else "all")
+            line = FlatLine(mine, _part_name(part))
             plan.append(Planned(line.key, line.channels, rows=line))
     if channels:
         silence = NoData(registry)

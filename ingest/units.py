@@ -104,6 +104,7 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         **dict.fromkeys(("gal", "[gal_us]"), (US_GALLON_M3, 0.0)),
         **dict.fromkeys(("ft3", "[cft_i]", "cf"), (CUBIC_FOOT_M3, 0.0)),
     },
+    "flag": {**dict.fromkeys(("flag", "bool"), (1.0, 0.0))},
     "dBm": {"dBm": (1.0, 0.0), "dBW": (1.0, 30.0)},
     "mg/L": {
         **dict.fromkeys(("mg/L", "mg/l", "g/m3", "g/m³"), (1.0, 0.0)),

@@ -37,7 +37,7 @@ def _channel(number: int, device: str, name: str, quantity: Quantity, role: str,
 
 
 def make_registry() -> Registry:
-    """Return the registry: two zones with a boundary meter, pressures, a tank, a quality station; a corridor with sections, a bridge, a culvert."""
+    """Return the registry: two zones with a boundary meter, pressures, a tank, a station, meters; a corridor with sections, a bridge, a culvert."""
     q = Quantity
     channels = (
         _channel(1, "fm-in", "flow", q.FLOW, "zone_inflow", "z1", None),
@@ -58,6 +58,9 @@ def make_registry() -> Registry:
         _channel(16, "qs-1", "ph", q.PH, "water_quality", "z1", "qs-01", resolution=0.001),
         _channel(17, "qs-1", "conductivity", q.CONDUCTIVITY, "water_quality", "z1", "qs-01", resolution=0.1),
         _channel(18, "qs-1", "toc", q.TOC, "water_quality", "z1", "qs-01"),
+        _channel(19, "cm-1", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
+        _channel(20, "cm-2", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
+        _channel(21, "cm-1", "cover_removed", q.FLAG, "tamper_flag", "z1", None, resolution=1.0),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
@@ -68,7 +71,8 @@ def make_registry() -> Registry:
     )
     ids = dict.fromkeys(c.device_id for c in channels)
     zone_of = {c.device_id: c.zone_id for c in channels}
-    devices = tuple(Device(d, "town", zone_of[d], None, "box", "native", EPOCH_AT) for d in ids)
+    sizes = {"cm-1": {"q3_m3ph": 2.5, "ratio_r": 160.0}}
+    devices = tuple(Device(d, "town", zone_of[d], None, "box", "native", EPOCH_AT, attributes=sizes.get(d, {})) for d in ids)
     zones = (
         Zone("z1", "town", "Zone 1", ZoneKind.DMA),
         Zone("z2", "town", "Zone 2", ZoneKind.DMA),
@@ -118,6 +122,9 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         16: np.where(broken, 7.0, 7.8 + 0.02 * np.sin(day + 1) + noise(0.01)),
         17: 350 + 20 * np.sin(day + 2) + noise(2.0),
         18: 2.0 + 0.1 * np.sin(day + 2) + np.where(broken, 0.6, 0.0) + noise(0.05),
+        19: 400 + 0.01 * t - np.where(broken, 0.03 * (np.arange(steps) - steps // 6 + 1), 0.0) + rng.uniform(0.0, 0.004, steps),
+        21: broken.astype(float),
+        20: 900 - 0.012 * t + rng.uniform(0.0, 0.004, steps),
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}
     every = {8: 3, 9: 3, 10: 2, 11: 2}
@@ -128,6 +135,8 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         keep = t % every.get(channel, 1) == 0
         if faults and channel == 5:
             keep &= ~broken
+        if channel == 20:
+            keep &= broken  # a meter that is new, and mounted the wrong way round
         at = START_US + t[keep] * STEP_US + (channel * 7 % 11 - 5) * 1_000_000
         value = np.round(value[keep] / resolution[channel]) * resolution[channel]
         n = len(at)

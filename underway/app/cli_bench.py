@@ -187,6 +187,37 @@ def quality(
         print_quality(screen if screen.is_terminal else Console(width=WIDTH), scores)
 
 
+@bench_app.command("meters")
+def meters(
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seeds; may be given more than once. Default: the eight that nothing was tuned on.")
+    ] = None,
+    customers: Annotated[int, typer.Option(help="Customer meters a seed.", min=20)] = 400,
+    days: Annotated[int, typer.Option(help="Days a seed; faults begin after 150.", min=200)] = 365,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Let simulated years of customer meters be judged by the bank of detectors and by fixed limits, side by side.
+
+    People are away, move out and save water, meters are replaced and read badly; about a sixth of the meters has a fault. How: docs/bench.md.
+    """
+    from underway.app.bench.meter_sizes import run_sizes, sizes_as_plain
+    from underway.app.bench.meters import HELD_OUT_SEEDS, as_plain, run_seed
+    from underway.app.bench.meters_report import print_meters, print_sizes
+
+    console = Console(stderr=True)
+    scores, sizes = [], []
+    for number in seed or HELD_OUT_SEEDS:
+        with console.status(f"seed {number}"):
+            scores += run_seed(number, customers, days)
+            sizes.append(run_sizes(number))
+    if json_output:
+        typer.echo(json.dumps(as_plain(scores, customers, days) | sizes_as_plain(sizes), indent=2))
+    else:
+        screen = Console()
+        print_meters(screen if screen.is_terminal else Console(width=WIDTH), scores)
+        print_sizes(screen if screen.is_terminal else Console(width=WIDTH), sizes)
+
+
 @bench_app.command("town")
 def make_town(
     network: Annotated[Path, typer.Argument(help="Folder with an EPANET file, pipes.csv, nodes.csv and sensors.csv.")],

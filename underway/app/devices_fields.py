@@ -32,9 +32,17 @@ ROLES: dict[str, frozenset[Quantity]] = {
     "water_quality": frozenset(
         {Quantity.CHLORINE, Quantity.TURBIDITY, Quantity.PH, Quantity.CONDUCTIVITY, Quantity.TOC, Quantity.TEMPERATURE}
     ),
+    "customer_meter": frozenset({Quantity.VOLUME, Quantity.FLOW}),
+    "tamper_flag": frozenset({Quantity.FLAG}),
     "health": frozenset(Quantity),
 }
 """What detectors use a channel for, and the quantities that it can be; ``health`` is for everything that is only kept and watched."""
+ATTRIBUTE_NUMBERS: dict[str, tuple[str, float, float]] = {
+    "q3_m3ph": (" m3/h", 0.1, 10_000.0),
+    "ratio_r": ("", 10.0, 1_000.0),
+    "register_max_m3": (" m3", 1.0, 1e12),
+}
+"""Attributes of meters that detectors read: unit, and the least and largest number."""
 FLOW_ROLES = ("zone_inflow", "tank_flow")
 
 
@@ -75,6 +83,7 @@ ASSUMED: dict[Quantity, Assumed] = {
     Quantity.PH: Assumed(0.0, 14.0, 300.0, "water_quality", "health"),
     Quantity.CONDUCTIVITY: Assumed(0.0, 20_000.0, 300.0, "water_quality", "health"),
     Quantity.TOC: Assumed(0.0, 100.0, 300.0, "water_quality", "health"),
+    Quantity.FLAG: Assumed(0.0, 1.0, 3_600.0, "health", "health"),
 }
 UNUSUAL = Assumed(-math.inf, math.inf, 900.0, "health", "health")
 """For a quantity that the table does not name."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from underway.app.devices_fields import NAME_CHARS_MAX
+from underway.app.devices_fields import ATTRIBUTE_NUMBERS, NAME_CHARS_MAX
 from underway.app.devices_read import DEPTH_MAX, Problems, Record, is_deep, json_or_text, nearest, shown
 
 ATTRIBUTES_MAX = 100
@@ -186,11 +186,23 @@ class Fields:
                 self.bad("attributes", f"the attribute '{name}' must have at most {DEPTH_MAX} levels of lists and mappings, got more")
             elif value is None:
                 found.pop(name, None)
+            elif (wrong := _attribute_problem(name, value)) is not None:
+                self.bad("attributes", wrong)
             else:
                 found[name] = value
         if len(found) > ATTRIBUTES_MAX:
             self.bad("attributes", f"there must be at most {ATTRIBUTES_MAX} attributes, got {len(found)}")
         return found
+
+
+def _attribute_problem(name: str, value: object) -> str | None:
+    """Return what is wrong with an attribute that detectors read, else None."""
+    if name not in ATTRIBUTE_NUMBERS:
+        return None
+    unit, low, high = ATTRIBUTE_NUMBERS[name]
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+        return None
+    return f"the attribute '{name}' must be a number in {low:g}..{high:g}{unit}, got {shown(value)}"
 
 
 def _geometry_problem(geometry: object) -> str | None:

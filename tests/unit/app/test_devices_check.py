@@ -143,6 +143,16 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
             id="attribute-deep",
         ),
         pytest.param(
+            device_csv(**{"attributes.q3_m3ph": "2.5 m3/h"}),
+            "the attribute 'q3_m3ph' must be a number in 0.1..10000 m3/h, got '2.5 m3/h'",
+            id="attribute-of-a-meter-with-a-unit",
+        ),
+        pytest.param(
+            device_csv(**{"attributes.ratio_r": "2"}),
+            "the attribute 'ratio_r' must be a number in 10..1000, got 2",
+            id="attribute-of-a-meter-too-small",
+        ),
+        pytest.param(
             device_csv(registered_at="2026-03-01T13:00:00Z"),
             "'registered_at' must not be in the future, got '2026-03-01T13:00:00Z'",
             id="future",
