@@ -47,6 +47,9 @@ ERROR_MIN = 1e-3
 ABRUPT_DAYS = 2.0
 FAULTY_Z, FAULTY_TIMES = 10.0, 3.0
 FAULTY_MEAN_DAYS = 7
+FAULT_RATIO, FAULT_SHARE = 40.0, 0.01
+"""A gauge that errs alone is believed where it explains more than the best leak by that ratio and that part of it."""
+FAULTS_SHARE_MAX = 0.25
 SILENT_DAYS, SILENT_SHARE = 60, 0.3
 SIGNALS_MIN = 2
 """A signal that was silent for more than that share of so many days is left out; with fewer others than that an audit does not look."""
@@ -181,12 +184,14 @@ class LeakAudit:
         self.leaks: list[AuditedLeak] = []
         self.count = 0
         self.day = 0
+        self.looked_s = -np.inf
         self._rows: list[FloatArray] = []
         self._first: list[int] = []
         self._many: list[int] = []
         self._bad: list[int] = []
         self._shift: FloatArray = np.zeros((0, self.m))
         self._y: FloatArray = np.zeros((0, self.m))
+        self._suspect: tuple[float, int] = (0.0, -1)
         self._supply: FloatArray = np.zeros(0)
         self._told: FloatArray = np.zeros(0)
         self._days: FloatArray = np.zeros(0)
@@ -201,6 +206,11 @@ class LeakAudit:
     def running(self) -> list[AuditedLeak]:
         """Return the leaks that are believed to run."""
         return [leak for leak in self.leaks if leak.end is None]
+
+    @property
+    def bad(self) -> Sequence[int]:
+        """Return the signals that are left out because they err."""
+        return self._bad
 
     def flow(self, leak: AuditedLeak) -> float:
         """Return the present flow of a leak in m3/h."""
@@ -243,6 +253,7 @@ class LeakAudit:
         """Fit all leaks anew, and see whether there are others; nothing while too few signals speak."""
         if not self._prepare():
             return
+        self.looked_s = now_s
         self._fit_flows()
         self._sweep(now_s)
         new = 0
@@ -307,6 +318,7 @@ class LeakAudit:
         self._used, self._root, self._sd = signals, np.linalg.cholesky(cov), np.sqrt(np.diag(cov))
         self._a = np.linalg.solve(self._root, self._signatures[:, signals].T).T
         self._size = (self._a**2).sum(1)
+        self._alone = np.linalg.solve(self._root, np.diag(self._sd)).T
 
     def _filled(self, rows: FloatArray, gone: BoolArray) -> FloatArray:
         """Return rows with what is gone as it should be, given the leaks and what the other signals of that day are off."""
@@ -430,14 +442,29 @@ class LeakAudit:
         """Return (ratios, flows) of one more leak, shape (profiles, pipes)."""
         time, profiles = self._time(others), self._profiles(begin, full, end)
         a, size = (self._a, self._size) if pipe is None else (self._a[pipe : pipe + 1], self._size[pipe : pipe + 1])
-        along = (profiles @ time.inverse_times(self._left(others))) @ a.T
-        sizes = time.sizes(profiles)[:, None] * size
+        seen = profiles @ time.inverse_times(self._left(others))
+        along = seen @ a.T
+        own = time.sizes(profiles)[:, None]
+        sizes = own * size
         if self._steady:
             steady, shown = self._steady_time(others), profiles * self._told / self._steady_sd
             along += (shown @ steady.inverse_times(self._steady_left(others)))[:, None]
             sizes += steady.sizes(shown)[:, None]
         flow = along / sizes
-        return np.maximum(along, 0.0) * flow, flow
+        ratios = np.maximum(along, 0.0) * flow
+        if pipe is None:
+            fault = (seen @ self._alone.T) ** 2 / (own * (self._alone**2).sum(1))
+            k = int(np.argmax(fault.max(0)))
+            self._suspect = (float(fault[:, k].max()) - FAULT_RATIO - (1.0 + FAULT_SHARE) * float(ratios.max()), int(self._used[k]))
+        return ratios, flow
+
+    def _suspected(self) -> bool:
+        """Leave out the signal that explains more, were it alone at fault, than any leak of the last scan; return whether there is one."""
+        more, signal = self._suspect
+        if more <= 0.0 or len(self._bad) + 1 > FAULTS_SHARE_MAX * self.m or len(self._used) <= SIGNALS_MIN:
+            return False
+        self._bad.append(signal)
+        return self._prepare()
 
     def _place(self, leak: AuditedLeak, ratios: FloatArray) -> None:
         if leak.known:
@@ -462,6 +489,10 @@ class LeakAudit:
         ok = begin + grown < now + FULL_AHEAD_DAYS
         begin, full = begin[ok], (begin + grown)[ok]
         ratios, flows = self._scan(self.leaks, begin, full, np.full(len(begin), np.nan))
+        if self._suspected():
+            self._fit_flows()
+            self._sweep(now_s)
+            return self._add(now_s)
         i, j = divmod(int(np.argmax(ratios)), ratios.shape[1])
         if ratios[i, j] < self.rules.add_ratio:
             return False
@@ -544,6 +575,8 @@ class LeakAudit:
         begins, fulls, ends = np.array(tried).T
         others = [x for x in self.leaks if x is not leak]
         ratios, flows = self._scan(others, begins, fulls, ends, leak.pipe if leak.known else None)
+        if not leak.known and self._suspected():
+            ratios, flows = self._scan(others, begins, fulls, ends)
         net = ratios - np.where(np.isnan(ends) | leak.known, 0.0, END_RATIO)[:, None]
         i, j = divmod(int(np.argmax(net)), ratios.shape[1])
         before = leak.where
@@ -586,6 +619,7 @@ class LeakAudit:
         return {
             "day": self.day,
             "count": self.count,
+            "looked_s": self.looked_s,
             "rows": np.array(self._rows).reshape(-1, self.m),
             "first": list(self._first),
             "many": list(self._many),
@@ -603,7 +637,7 @@ class LeakAudit:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        self.day, self.count = state["day"], state["count"]
+        self.day, self.count, self.looked_s = state["day"], state["count"], state["looked_s"]
         self._rows, self._first, self._many = list(state["rows"]), list(state["first"]), list(state["many"])
         self._bad = list(state["bad"])
         self._shift = state["shift"]

@@ -28,8 +28,10 @@ MEMBERS: tuple[Rules, ...] = (
 )
 AUDITS: tuple[AuditRules, ...] = (AuditRules(phase_days=3), AuditRules(error_directions=31))
 """What looks at all that was seen, see `detectors.water.leak_audit`."""
-AUDIT_WEIGHT = 1.5
-"""An audit counts as so many trackers."""
+AUDIT_WEIGHT, AUDIT_WEIGHT_BEFORE = 3.0, 1.5
+"""An audit counts as so many trackers; before it has looked at what may have begun since, it may not have seen it and counts less."""
+SAY_DAYS = 2.0
+"""An audit that looked so long after a leak began should have seen it."""
 DAY_S = 86_400.0
 RAISE_MASS = 0.4
 JOIN_MASS, JOIN_MASS_LATE = 0.3, 0.5
@@ -216,6 +218,7 @@ class Committee:
         self.trackers: list[Member] = [LeakTracker(signatures, self.near, length_m, noise, rules) for rules in members]
         self.trackers += [LeakAudit(signatures, self.near, length_m, noise, rules) for rules in audits]
         self._weight = np.array([1.0] * len(members) + [AUDIT_WEIGHT] * len(audits))
+        self._weight_before = np.array([1.0] * len(members) + [AUDIT_WEIGHT_BEFORE] * len(audits))
         self._audits = frozenset(range(len(members), len(self.trackers)))
         self._tracking = len(members)
         self.places: list[Place] = []
@@ -246,8 +249,9 @@ class Committee:
         self, now_s: float, recent: Sequence[FloatArray], end_of_day: bool, per_day: int, judging: bool = True
     ) -> list[tuple[PlaceChange, Place]]:
         """Take the newest daily mean in, see `LeakTracker.step`; return what changed, in order."""
-        for tracker in self.trackers:
-            tracker.step(now_s, recent, end_of_day, per_day, judging)
+        believed = self._believed(recent)
+        for k, tracker in enumerate(self.trackers):
+            tracker.step(now_s, recent if k in self._audits else believed, end_of_day, per_day, judging)
         changes: list[tuple[PlaceChange, Place]] = []
         leaks = {(k, leak.number): leak for k, tracker in enumerate(self.trackers) for leak in tracker.running()}
         self._join(leaks)
@@ -284,6 +288,16 @@ class Committee:
         self._forget(now_s)
         return changes
 
+    def _believed(self, recent: Sequence[FloatArray]) -> Sequence[FloatArray]:
+        """Return the means without the signals that every audit has left out: a filter cannot tell a slow drift from a leak."""
+        audits = [self.trackers[k] for k in sorted(self._audits)]
+        bad = sorted(set.intersection(*(set(a.bad) for a in audits))) if audits else []
+        if not bad:
+            return recent
+        rows = np.array(recent)
+        rows[:, bad] = np.nan
+        return list(rows)
+
     def _faint(self, key: tuple[int, int], leak: SeenLeak, now_s: float) -> bool:
         return now_s - leak.alarm_s > FAINT_DAYS * DAY_S and self.trackers[key[0]].flow(leak) < FAINT_M3PH
 
@@ -311,8 +325,23 @@ class Committee:
         """Return new places: where most of the trackers have a leak that belongs to none yet."""
         free = {key: leak for key, leak in leaks.items() if key not in self._placed and not self._faint(key, leak, now_s)}
         found: list[Place] = []
+        new = {key: leak for key, leak in free.items() if (self._weights(leak.opened_s) < self._weight).any()}
+        if new:
+            found += self._raise_of(now_s, leaks, new, self._weight_before)
+            free = {key: leak for key, leak in free.items() if key not in self._placed}
+        return found + self._raise_of(now_s, leaks, free, self._weight)
+
+    def _weights(self, opened_s: float) -> FloatArray:
+        """Return how much each member counts where a leak began at an instant."""
+        looked = np.array([getattr(t, "looked_s", np.inf) for t in self.trackers])
+        return np.where(looked < opened_s + SAY_DAYS * DAY_S, self._weight_before, self._weight)
+
+    def _raise_of(
+        self, now_s: float, leaks: dict[tuple[int, int], SeenLeak], free: dict[tuple[int, int], SeenLeak], weight: FloatArray
+    ) -> list[Place]:
+        found: list[Place] = []
         while free:
-            share = self._share(free)
+            share = self._share(free, weight)
             mass = self._near @ share
             j = int(np.argmax(mass))
             if mass[j] < RAISE_MASS:
@@ -324,7 +353,7 @@ class Committee:
             if young and len({k for k, _ in mine} - self._audits) < RAISE_MASS * self._tracking:
                 free = {key: leak for key, leak in free.items() if key not in young}
                 continue
-            abrupt = bool(sum((2.0 * free[k, n].abrupt - 1.0) * self._weight[k] for k, n in mine) > 0.0)
+            abrupt = bool(sum((2.0 * free[k, n].abrupt - 1.0) * weight[k] for k, n in mine) > 0.0)
             known = next((p for p in self.running() if self._same(p, j, now_s)), None)
             settled = now_s - float(np.median([free[key].alarm_s for key in mine])) >= SETTLED_DAYS * DAY_S
             if self._left_over(mine, leaks, now_s):
@@ -379,18 +408,19 @@ class Committee:
         """Return whether a leak belongs to a place, or was held back near it as a part of it."""
         return key in place.members or (key not in self._placed and self._same(place, int(np.argmax(leak.where)), now_s))
 
-    def _share(self, leaks: dict[tuple[int, int], SeenLeak]) -> FloatArray:
+    def _share(self, leaks: dict[tuple[int, int], SeenLeak], weight: FloatArray) -> FloatArray:
         """Return for each pipe the share of trackers that have one of these leaks there."""
         total = np.zeros(len(self.near))
         for k in range(len(self.trackers)):
             mine = [leak.where for (tracker, _), leak in leaks.items() if tracker == k]
             if mine:
-                total += self._weight[k] * np.minimum(np.sum(mine, axis=0), 1.0)
-        return np.asarray(total / self._weight.sum(), np.float64)
+                total += weight[k] * np.minimum(np.sum(mine, axis=0), 1.0)
+        return np.asarray(total / weight.sum(), np.float64)
 
     def _measure(self, place: Place, mine: dict[tuple[int, int], SeenLeak]) -> None:
-        place.where = self._share(mine)
-        place.seen = float(sum(self._weight[k] for k in {k for k, _ in mine}) / self._weight.sum())
+        weight = self._weights(place.opened_s)
+        place.where = self._share(mine, weight)
+        place.seen = float(sum(weight[k] for k in {k for k, _ in mine}) / weight.sum())
         seeing = sorted({k for k, _ in mine})
         flows = [sum(self.trackers[k].flow(leak) for (k, _), leak in mine.items() if k == t) for t in seeing]
         place.flow_m3ph = max(float(np.median(flows)), 0.0)
