@@ -290,7 +290,7 @@ class Committee:
 
     def _believed(self, recent: Sequence[FloatArray]) -> Sequence[FloatArray]:
         """Return the means without the signals that every audit has left out: a filter cannot tell a slow drift from a leak."""
-        audits = [self.trackers[k] for k in sorted(self._audits)]
+        audits = [t for t in self.trackers if isinstance(t, LeakAudit)]
         bad = sorted(set.intersection(*(set(a.bad) for a in audits))) if audits else []
         if not bad:
             return recent
