@@ -18,6 +18,7 @@ from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
 from detectors.water.network_leaks import NetworkLeaks
 from detectors.water.quality import stations
+from detectors.water.tank_level import TankLevel
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
 from underway.model import AssetClass, Channel, LeakSignatures, NetworkModel, Registry, ZoneKind
 
@@ -60,6 +61,7 @@ def plan_lanes(
     plan = [
         *_network(registry, channels, models, digs),
         *_quality(registry, channels),
+        *_stations(registry, channels),
         *_road(registry, channels, channel_ids),
         *_sensor(registry, channels, channel_ids),
     ]
@@ -118,6 +120,12 @@ def _network(registry: Registry, channels: Sequence[Channel], models: Sequence[N
 def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     detectors = stations(channels, {a.asset_id: a for a in registry.assets}, registry.site.timezone)
     return [Planned(d.key, d.channels, frames=d) for d in detectors]
+
+
+def _stations(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
+    assets = {a.asset_id: a for a in registry.assets}
+    tanks = TankLevel.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.TANK}, channels)
+    return [Planned(d.key, d.channels, frames=d) for d in tanks]
 
 
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:

@@ -28,6 +28,9 @@ class FindingKind(StrEnum):
     QUALITY_EVENT = "quality.event"
     QUALITY_SENSOR = "quality.sensor"
     QUALITY_OPERATION = "quality.operation"
+    TANK_OVERFLOW = "tank.overflow"
+    TANK_LOW = "tank.low"
+    TANK_BALANCE = "tank.balance"
 
 
 class FindingPhase(StrEnum):

@@ -12,6 +12,9 @@ export const KIND = {
   "quality.event": "Water quality event",
   "quality.sensor": "Quality sensor off",
   "quality.operation": "Known operation",
+  "tank.overflow": "Tank overflow",
+  "tank.low": "Tank low",
+  "tank.balance": "Tank balance open",
 };
 
 export const PRIORITY = {

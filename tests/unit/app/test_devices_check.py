@@ -327,6 +327,11 @@ def test_check_wrong_feature_says_what_was_expected(text: str, message: str) -> 
             "assets: [{asset_id: a}]", f"a new asset must have 'asset_class', one of {', '.join(AssetClass)} (line 1)", id="asset-no-class"
         ),
         pytest.param(
+            "assets: [{asset_id: tk-1, asset_class: tank, attributes: {overflow_m: 4.0, low_m: 5.0}}]",
+            "'low_m' must be below 'overflow_m' (4.0 m), got 5.0 (line 1)",
+            id="tank-attributes",
+        ),
+        pytest.param(
             "assets: [{asset_id: pipe-1, criticality: 2.5}]",
             "'criticality' must be a whole number in 1..5, got '2.5' (line 1)",
             id="criticality",
