@@ -17,6 +17,7 @@ from detectors.sensor.no_data import NoData
 from detectors.water.inflow_fleet import InflowFleet
 from detectors.water.leak_committee import DigRules
 from detectors.water.network_leaks import NetworkLeaks
+from detectors.water.pump_efficiency import PumpEfficiency
 from detectors.water.quality import stations
 from detectors.water.tank_level import TankLevel
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
@@ -125,7 +126,8 @@ def _quality(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
 def _stations(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
     tanks = TankLevel.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.TANK}, channels)
-    return [Planned(d.key, d.channels, frames=d) for d in tanks]
+    pumps = PumpEfficiency.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.PUMP}, channels)
+    return [*(Planned(d.key, d.channels, frames=d) for d in tanks), *(Planned(d.key, d.channels, frames=d) for d in pumps)]
 
 
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:

@@ -63,6 +63,10 @@ def make_registry() -> Registry:
         _channel(33, "tk-01", "outflow", q.FLOW, "tank_flow", "st", "tk-01"),
         _channel(34, "tk-02", "level", q.LEVEL, "tank_level", "st", "tk-02", resolution=0.001),
         _channel(35, "tk-02", "flow", q.FLOW, "tank_flow", "st", "tk-02"),
+        _channel(41, "pu-01", "flow", q.FLOW, "pump_flow", "st", "pu-01"),
+        _channel(42, "pu-01", "suction", q.PRESSURE, "pump_suction", "st", "pu-01"),
+        _channel(43, "pu-01", "discharge", q.PRESSURE, "pump_discharge", "st", "pu-01"),
+        _channel(44, "pu-01", "power", q.POWER, "pump_power", "st", "pu-01"),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
@@ -71,6 +75,7 @@ def make_registry() -> Registry:
         Asset("qs-01", "town", "z1", AssetClass.JUNCTION, "Quality station"),
         Asset("tk-01", "town", "st", AssetClass.TANK, "Hill tank", attributes={"diameter_m": 12.0, "overflow_m": 4.5, "low_m": 1.0}),
         Asset("tk-02", "town", "st", AssetClass.TANK, "Low tank", attributes={"area_m2": 100.0, "overflow_m": 4.5, "low_m": 1.0}),
+        Asset("pu-01", "town", "st", AssetClass.PUMP, "Pump 1"),
         Asset("dr-01", "town", "road", AssetClass.CULVERT, "Culvert", attributes={"depth_m": 1.2}),
     )
     ids = dict.fromkeys(c.device_id for c in channels)
@@ -136,6 +141,14 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         33: into - 113.1 * swing + noise(0.2),
         34: np.maximum(3 + 0.8 * np.sin(day) - lost, 0.2) + noise(0.002),
         35: -100.0 * swing + noise(0.2),
+    }
+    pumped = 100 + 15 * np.sin(day) + noise(0.5)
+    head = 420 - 0.006 * pumped**2 + noise(1.0)
+    columns |= {
+        41: pumped,
+        42: 40 + noise(0.5),
+        43: 40 + head,
+        44: pumped * head / 3600 / (0.7 - 0.00004 * (pumped - 100) ** 2) * np.where(broken, 1.15, 1.0) * (1 + noise(0.004)),
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}
     every = {8: 3, 9: 3, 10: 2, 11: 2}

@@ -66,6 +66,7 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "water-quality@1/qs-01": {FindingKind.QUALITY_EVENT, FindingKind.QUALITY_SENSOR},
         "tank-level@1/tk-01": {FindingKind.TANK_OVERFLOW},
         "tank-level@1/tk-02": {FindingKind.TANK_LOW, FindingKind.TANK_BALANCE},
+        "pump-efficiency@1/pu-01": {FindingKind.PUMP_EFFICIENCY},
         BANK: set(FindingKind) - {FindingKind.LEAK_BACKGROUND, FindingKind.PRESSURE_LOW, FindingKind.QUALITY_OPERATION},
     }
     assert kinds == wanted[name]
@@ -195,6 +196,7 @@ def test_law_telling_a_hold_twice_changes_nothing(name: str) -> None:
         Hold(4, "road", "dr-01", 1),
         Hold(5, "z1", "qs-01", 1),
         Hold(6, "st", "tk-01", 1),
+        Hold(7, "st", "pu-01", 1),
     ]
     once, twice = experienced(name), experienced(name)
     once.hold(holds)

@@ -59,6 +59,7 @@ class Quantity(StrEnum):
     PH = "ph"
     CONDUCTIVITY = "conductivity"
     TOC = "toc"
+    POWER = "power"
 
 
 CANONICAL_UNIT: Mapping[Quantity, str] = {
@@ -81,6 +82,7 @@ CANONICAL_UNIT: Mapping[Quantity, str] = {
     Quantity.PH: "pH",
     Quantity.CONDUCTIVITY: "uS/cm",
     Quantity.TOC: "mg/L",
+    Quantity.POWER: "kW",
 }
 
 
@@ -177,7 +179,8 @@ class Channel:
         Nominal time between two readings.
     role : str
         What detectors use it for: ``zone_inflow``, ``tank_flow``, ``zone_pressure``, ``tank_level``, ``roughness``, ``bridge_frequency``,
-        ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``health``.
+        ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``pump_flow``,
+        ``pump_suction``, ``pump_discharge``, ``pump_power``, ``health``.
     sign : int
         For ``zone_inflow``: +1 when positive flow enters ``zone_id``, -1 when it leaves it.
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.

@@ -31,6 +31,7 @@ class FindingKind(StrEnum):
     TANK_OVERFLOW = "tank.overflow"
     TANK_LOW = "tank.low"
     TANK_BALANCE = "tank.balance"
+    PUMP_EFFICIENCY = "pump.efficiency"
 
 
 class FindingPhase(StrEnum):

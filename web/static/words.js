@@ -15,6 +15,7 @@ export const KIND = {
   "tank.overflow": "Tank overflow",
   "tank.low": "Tank low",
   "tank.balance": "Tank balance open",
+  "pump.efficiency": "Pump efficiency loss",
 };
 
 export const PRIORITY = {
