@@ -180,16 +180,16 @@ class PumpEfficiency:
             return
         if self.first_us == NEVER_US:
             self.first_us, self.scale = at, np.array([row[FLOW] / math.sqrt(head), row[FLOW], head])
-        phi = float(row[FLOW]) / math.sqrt(head) / self.scale[0]
+        phi = float(row[FLOW]) / math.sqrt(head) / float(self.scale[0])
         x = np.array([1.0, phi - 1.0, (phi - 1.0) ** 2])
-        flow = float(row[FLOW]) / self.scale[1] - 1.0
+        flow = float(row[FLOW]) / float(self.scale[1]) - 1.0
         known = self.phi[0] - RANGE_SHARE <= phi <= self.phi[1] + RANGE_SHARE
         mean, widen = self.forecast.predict(x)
         mean += self.offset
         sd = math.hypot(math.sqrt(self.square) * widen, FLOOR_ETA, NOISE_ETA * math.sqrt(max(widen**2 - 1.0, 0.0)))
         if self.squares >= STATISTICS_MIN and known:
             usual, _ = self.head.predict(np.array([1.0, flow, flow * flow]))
-            self.fallen += (head / self.scale[2] / max(usual, 0.1) - 1.0 - self.fallen) / WINDOW_MIN
+            self.fallen += (head / float(self.scale[2]) / max(usual, 0.1) - 1.0 - self.fallen) / WINDOW_MIN
             self._judge(at, row, (eta, mean, sd), historical, out)
         if not self.frozen:
             self.waiting.append((at, np.array([phi, flow, head / self.scale[2]]), eta - self.offset))
