@@ -174,7 +174,9 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
             channel_csv(role="inflow"), f"'role' must be one of {ROLE_NAMES}, got 'inflow'; nearest known: 'zone_inflow'", id="role"
         ),
         pytest.param(
-            channel_csv(role="rain"), "'role' of pressure must be one of zone_pressure, health, got 'rain'", id="role-of-quantity"
+            channel_csv(role="rain"),
+            "'role' of pressure must be one of zone_pressure, pump_suction, pump_discharge, health, got 'rain'",
+            id="role-of-quantity",
         ),
         pytest.param(
             channel_csv(range_min="5", range_max="5"),
