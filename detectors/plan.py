@@ -22,7 +22,9 @@ from detectors.water.meter_sizing import MeterSizing, sizing_channels
 from detectors.water.meter_stopped import MeterStopped
 from detectors.water.meter_tamper import MeterTamper, tamper_channels
 from detectors.water.network_leaks import NetworkLeaks
+from detectors.water.pump_efficiency import PumpEfficiency
 from detectors.water.quality import stations
+from detectors.water.tank_level import TankLevel
 from detectors.water.zone_inflow import FLOW_ROLES, PRESSURE_ROLES, TANK_ROLES, ZoneInflow
 from underway.model import Asset, AssetClass, Channel, Device, LeakSignatures, NetworkModel, Registry, ZoneKind
 
@@ -69,6 +71,7 @@ def plan_lanes(
         *_network(registry, channels, models, digs),
         *_quality(registry, channels),
         *_meters(registry, channels, channel_ids),
+        *_stations(registry, channels),
         *_road(registry, channels, channel_ids),
         *_sensor(registry, channels, channel_ids),
     ]
@@ -150,6 +153,13 @@ def _meters(registry: Registry, channels: Sequence[Channel], channel_ids: Collec
 
 def _part_name(part: int) -> str:
     return f"all-{part + 1}" if part else "all"
+
+
+def _stations(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
+    assets = {a.asset_id: a for a in registry.assets}
+    tanks = TankLevel.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.TANK}, channels)
+    pumps = PumpEfficiency.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.PUMP}, channels)
+    return [*(Planned(d.key, d.channels, frames=d) for d in tanks), *(Planned(d.key, d.channels, frames=d) for d in pumps)]
 
 
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:

@@ -47,6 +47,11 @@ CONVERSIONS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         **dict.fromkeys(("ftH2O", "[ft_i'H2O]"), (WATER_COLUMN_M_KPA * FOOT_M, 0.0)),
         "atm": (101.325, 0.0),
     },
+    "kW": {
+        "kW": (1.0, 0.0),
+        "W": (0.001, 0.0),
+        "MW": (1000.0, 0.0),
+    },
     "m": {
         "m": (1.0, 0.0),
         "mm": (0.001, 0.0),

@@ -61,12 +61,24 @@ def make_registry() -> Registry:
         _channel(19, "cm-1", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
         _channel(20, "cm-2", "volume", q.VOLUME, "customer_meter", "z1", None, resolution=0.001),
         _channel(21, "cm-1", "cover_removed", q.FLAG, "tamper_flag", "z1", None, resolution=1.0),
+        _channel(31, "tk-01", "level", q.LEVEL, "tank_level", "st", "tk-01", resolution=0.001),
+        _channel(32, "tk-01", "inflow", q.FLOW, "tank_flow", "st", "tk-01", sign=-1),
+        _channel(33, "tk-01", "outflow", q.FLOW, "tank_flow", "st", "tk-01"),
+        _channel(34, "tk-02", "level", q.LEVEL, "tank_level", "st", "tk-02", resolution=0.001),
+        _channel(35, "tk-02", "flow", q.FLOW, "tank_flow", "st", "tk-02"),
+        _channel(41, "pu-01", "flow", q.FLOW, "pump_flow", "st", "pu-01"),
+        _channel(42, "pu-01", "suction", q.PRESSURE, "pump_suction", "st", "pu-01"),
+        _channel(43, "pu-01", "discharge", q.PRESSURE, "pump_discharge", "st", "pu-01"),
+        _channel(44, "pu-01", "power", q.POWER, "pump_power", "st", "pu-01"),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
         *(Asset(f"rd-{i}", "town", "road", AssetClass.ROAD_SECTION, f"Section {i}") for i in (1, 2)),
         Asset("br-01", "town", "road", AssetClass.BRIDGE, "Brook Bridge"),
         Asset("qs-01", "town", "z1", AssetClass.JUNCTION, "Quality station"),
+        Asset("tk-01", "town", "st", AssetClass.TANK, "Hill tank", attributes={"diameter_m": 12.0, "overflow_m": 4.5, "low_m": 1.0}),
+        Asset("tk-02", "town", "st", AssetClass.TANK, "Low tank", attributes={"area_m2": 100.0, "overflow_m": 4.5, "low_m": 1.0}),
+        Asset("pu-01", "town", "st", AssetClass.PUMP, "Pump 1"),
         Asset("dr-01", "town", "road", AssetClass.CULVERT, "Culvert", attributes={"depth_m": 1.2}),
     )
     ids = dict.fromkeys(c.device_id for c in channels)
@@ -76,6 +88,7 @@ def make_registry() -> Registry:
     zones = (
         Zone("z1", "town", "Zone 1", ZoneKind.DMA),
         Zone("z2", "town", "Zone 2", ZoneKind.DMA),
+        Zone("st", "town", "Station", ZoneKind.CORRIDOR),
         Zone("road", "town", "Sand Road", ZoneKind.CORRIDOR),
     )
     return Registry(Site("town", "Town", "Europe/Amsterdam", 52.0, 4.0), zones, assets, devices, channels)
@@ -103,6 +116,8 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
     rain = np.maximum(0.0, 8 * np.sin(2 * np.pi * t / 700) - 4)
     wet = np.convolve(rain, np.exp(-np.arange(60) / 12) / 12)[:steps]
     warm = 10 + 4 * np.sin(day - 2)
+    into, spilled = 25 + noise(0.2), np.where(broken, np.minimum(0.04 * (np.arange(steps) - steps // 6), 2.0), 0.0)
+    lost = np.where(broken, 0.04 * (np.arange(steps) - steps // 6), 0.0)
     columns: dict[int, np.ndarray] = {
         1: use1 + use2 + leak - tank,
         2: use2,
@@ -125,6 +140,22 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         19: 400 + 0.01 * t - np.where(broken, 0.03 * (np.arange(steps) - steps // 6 + 1), 0.0) + rng.uniform(0.0, 0.004, steps),
         21: broken.astype(float),
         20: 900 - 0.012 * t + rng.uniform(0.0, 0.004, steps),
+    }
+    swing = 0.8 * 2 * np.pi / 24 * np.cos(day)
+    columns |= {
+        31: np.minimum(3 + 0.8 * np.sin(day) + spilled, 4.51) + noise(0.002),
+        32: into + np.where(broken, 60.0, 0.0),
+        33: into - 113.1 * swing + noise(0.2),
+        34: np.maximum(3 + 0.8 * np.sin(day) - lost, 0.2) + noise(0.002),
+        35: -100.0 * swing + noise(0.2),
+    }
+    pumped = 100 + 15 * np.sin(day) + noise(0.5)
+    head = 420 - 0.006 * pumped**2 + noise(1.0)
+    columns |= {
+        41: pumped,
+        42: 40 + noise(0.5),
+        43: 40 + head,
+        44: pumped * head / 3600 / (0.7 - 0.00004 * (pumped - 100) ** 2) * np.where(broken, 1.15, 1.0) * (1 + noise(0.004)),
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}
     every = {8: 3, 9: 3, 10: 2, 11: 2}

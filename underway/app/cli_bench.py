@@ -218,6 +218,26 @@ def meters(
         print_sizes(screen if screen.is_terminal else Console(width=WIDTH), sizes)
 
 
+@bench_app.command("faults")
+def faults(
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seeds; may be given more than once. Default: the eight that nothing was tuned on.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Days a station; the first 20 are for learning.", min=30)] = 120,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Let simulated stations (a tank, a pump) with faults be judged by the bank of detectors and by fixed limits, side by side."""
+    from underway.app.bench.faults import HELD_OUT_SEEDS, print_faults, run_faults
+
+    with Console(stderr=True).status("faults") as said:
+        report = run_faults(seed or HELD_OUT_SEEDS, days, said.update)
+    if json_output:
+        typer.echo(json.dumps(report.plain(), indent=2))
+    else:
+        screen = Console()
+        print_faults(screen if screen.is_terminal else Console(width=WIDTH), report)
+
+
 @bench_app.command("town")
 def make_town(
     network: Annotated[Path, typer.Argument(help="Folder with an EPANET file, pipes.csv, nodes.csv and sensors.csv.")],

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from detectors.water.tank_level import tank_problems
 from ingest.decoded import CHANNEL_PATTERN, DEVICE_PATTERN
 from underway.app.devices_fields import (
     ASSUMED,
@@ -208,6 +209,10 @@ class _Checker:
         criticality = fields.number("criticality", "", 1, 5)
         if not isinstance(criticality, Absent) and criticality != int(criticality):
             fields.bad("criticality", f"'criticality' must be a whole number in 1..5, got {shown(fields.raw('criticality'))}")
+        attributes = fields.attributes(base.attributes)
+        if said(kind, base.asset_class) is AssetClass.TANK:
+            for problem in tank_problems(attributes):
+                fields.bad("attributes", problem)
         return replace(
             base,
             zone_id=said(fields.reference("zone_id", self.zones, "zone"), base.zone_id),
@@ -215,7 +220,7 @@ class _Checker:
             name=said(fields.text("name"), base.name) or asset_id,
             geometry=said(fields.geometry(), base.geometry),
             criticality=base.criticality if isinstance(criticality, Absent) else int(criticality),
-            attributes=fields.attributes(base.attributes),
+            attributes=attributes,
         )
 
     def all_devices(self, records: Sequence[DeviceRecord]) -> tuple[list[Device], list[Channel]]:

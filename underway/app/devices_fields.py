@@ -22,6 +22,10 @@ ROLES: dict[str, frozenset[Quantity]] = {
     "tank_flow": frozenset({Quantity.FLOW}),
     "zone_pressure": frozenset({Quantity.PRESSURE}),
     "tank_level": frozenset({Quantity.LEVEL}),
+    "pump_flow": frozenset({Quantity.FLOW}),
+    "pump_suction": frozenset({Quantity.PRESSURE}),
+    "pump_discharge": frozenset({Quantity.PRESSURE}),
+    "pump_power": frozenset({Quantity.POWER}),
     "drain_level": frozenset({Quantity.LEVEL}),
     "roughness": frozenset({Quantity.ROUGHNESS}),
     "bridge_frequency": frozenset({Quantity.FREQUENCY}),
@@ -84,6 +88,7 @@ ASSUMED: dict[Quantity, Assumed] = {
     Quantity.CONDUCTIVITY: Assumed(0.0, 20_000.0, 300.0, "water_quality", "health"),
     Quantity.TOC: Assumed(0.0, 100.0, 300.0, "water_quality", "health"),
     Quantity.FLAG: Assumed(0.0, 1.0, 3_600.0, "health", "health"),
+    Quantity.POWER: Assumed(0.0, 20_000.0, 300.0, "health", "health"),
 }
 UNUSUAL = Assumed(-math.inf, math.inf, 900.0, "health", "health")
 """For a quantity that the table does not name."""

@@ -46,6 +46,7 @@ _WORDS: dict[str, Quantity] = {
     **dict.fromkeys(("ph",), Quantity.PH),
     **dict.fromkeys(("conductivity", "cond", "leitfaehigkeit", "leitfähigkeit", "conductivite"), Quantity.CONDUCTIVITY),
     **dict.fromkeys(("toc",), Quantity.TOC),
+    **dict.fromkeys(("power", "activepower"), Quantity.POWER),
     **dict.fromkeys(("volume", "totalvolume", "index", "zaehlerstand"), Quantity.VOLUME),
 }
 _UNIT_WORDS = {

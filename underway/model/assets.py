@@ -60,6 +60,7 @@ class Quantity(StrEnum):
     CONDUCTIVITY = "conductivity"
     TOC = "toc"
     FLAG = "flag"
+    POWER = "power"
 
 
 CANONICAL_UNIT: Mapping[Quantity, str] = {
@@ -83,6 +84,7 @@ CANONICAL_UNIT: Mapping[Quantity, str] = {
     Quantity.CONDUCTIVITY: "uS/cm",
     Quantity.TOC: "mg/L",
     Quantity.FLAG: "flag",
+    Quantity.POWER: "kW",
 }
 
 
@@ -180,7 +182,7 @@ class Channel:
     role : str
         What detectors use it for: ``zone_inflow``, ``tank_flow``, ``zone_pressure``, ``tank_level``, ``roughness``, ``bridge_frequency``,
         ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``customer_meter``, ``tamper_flag``,
-        ``health``.
+        ``pump_flow``, ``pump_suction``, ``pump_discharge``, ``pump_power``, ``health``.
     sign : int
         For ``zone_inflow``: +1 when positive flow enters ``zone_id``, -1 when it leaves it.
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.

@@ -34,6 +34,10 @@ class FindingKind(StrEnum):
     QUALITY_EVENT = "quality.event"
     QUALITY_SENSOR = "quality.sensor"
     QUALITY_OPERATION = "quality.operation"
+    TANK_OVERFLOW = "tank.overflow"
+    TANK_LOW = "tank.low"
+    TANK_BALANCE = "tank.balance"
+    PUMP_EFFICIENCY = "pump.efficiency"
 
 
 class FindingPhase(StrEnum):

@@ -18,6 +18,10 @@ export const KIND = {
   "quality.event": "Water quality event",
   "quality.sensor": "Quality sensor off",
   "quality.operation": "Known operation",
+  "tank.overflow": "Tank overflow",
+  "tank.low": "Tank low",
+  "tank.balance": "Tank balance open",
+  "pump.efficiency": "Pump efficiency loss",
 };
 
 export const PRIORITY = {

@@ -184,7 +184,9 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
             channel_csv(role="inflow"), f"'role' must be one of {ROLE_NAMES}, got 'inflow'; nearest known: 'zone_inflow'", id="role"
         ),
         pytest.param(
-            channel_csv(role="rain"), "'role' of pressure must be one of zone_pressure, health, got 'rain'", id="role-of-quantity"
+            channel_csv(role="rain"),
+            "'role' of pressure must be one of zone_pressure, pump_suction, pump_discharge, health, got 'rain'",
+            id="role-of-quantity",
         ),
         pytest.param(
             channel_csv(range_min="5", range_max="5"),
@@ -335,6 +337,11 @@ def test_check_wrong_feature_says_what_was_expected(text: str, message: str) -> 
         ),
         pytest.param(
             "assets: [{asset_id: a}]", f"a new asset must have 'asset_class', one of {', '.join(AssetClass)} (line 1)", id="asset-no-class"
+        ),
+        pytest.param(
+            "assets: [{asset_id: tk-1, asset_class: tank, attributes: {overflow_m: 4.0, low_m: 5.0}}]",
+            "'low_m' must be below 'overflow_m' (4.0 m), got 5.0 (line 1)",
+            id="tank-attributes",
         ),
         pytest.param(
             "assets: [{asset_id: pipe-1, criticality: 2.5}]",

@@ -1,0 +1,27 @@
+"""The benchmark of tanks and pumps: same seed, same station; what counts as found and as false."""
+
+import numpy as np
+
+from simulators.water_faults import QUIET_DAYS, FaultRun, Happened, Mishap, simulate_faults
+from underway.app.bench.faults import is_true, run_faults
+
+
+def test_simulate_faults_same_seed_gives_the_same_station_and_quiet_days_first() -> None:
+    one, same, other = simulate_faults(1, 40), simulate_faults(1, 40), simulate_faults(2, 40)
+    assert all(np.array_equal(v, same.signals[k], equal_nan=True) for k, v in one.signals.items())
+    assert not np.array_equal(one.signals["level"], other.signals["level"], equal_nan=True)
+    assert min(h.begin for h in one.happened) >= QUIET_DAYS * 288
+
+
+def test_is_true_alarm_of_another_kind_or_at_another_time_is_false() -> None:
+    run = FaultRun(1, {}, np.full(1000, 3.0), (Happened(Mishap.PUMP_WEAR, 100, 200, 0.1),))
+    assert is_true(run, ("pump.efficiency", 150))
+    assert not is_true(run, ("pump.efficiency", 90))
+    assert not is_true(run, ("tank.balance", 150))
+
+
+def test_run_faults_counts_each_fault_once_for_both_methods() -> None:
+    report = run_faults([1], 45)
+    faults = sum(h.what in {"overflow", "emptying", "tank-leak", "gauge-stuck", "pump-wear"} for h in simulate_faults(1, 45).happened)
+    assert sum(s.happened for s in report.scores) == 2 * faults
+    assert all(0 <= s.found <= s.happened for s in report.scores)
