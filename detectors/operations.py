@@ -11,7 +11,7 @@ from detectors.contract import BoolArray, IntArray
 from underway.model import DAY_US, Operation
 
 OPERATIONS_MAX = 200
-"""Most operations that a lane remembers; of more, those that end last are left out and judged as usual."""
+"""Most operations that a lane remembers; of more, those told last are left out and judged as usual."""
 REMEMBERED_US = 2 * DAY_US
 """How long after its end an operation is remembered, so that it is known when it is told again."""
 

@@ -15,11 +15,14 @@ from underway.model import OPERATION_SETTLE_US, Operation, OperationKind, Operat
 
 ROWS_MAX = 500
 
-_COLUMNS = "o.operation_id, o.zone_id, o.kind, o.begin_at, o.end_at, o.asset_id, o.flow_m3ph, o.actor, o.reason"
 _STEPS = (
-    f"SELECT told.batch_id, told.withdrawn, {_COLUMNS} FROM"
+    "SELECT told.batch_id, told.withdrawn, o.operation_id, o.zone_id, o.kind, o.begin_at, o.end_at, o.asset_id, o.flow_m3ph, o.actor, o.reason FROM"
     " (SELECT operation_id, false AS withdrawn, told_batch_id AS batch_id FROM operation"
     " UNION ALL SELECT operation_id, true, told_batch_id FROM operation_withdrawal) AS told JOIN operation o USING (operation_id)"
+)
+_MARK = (
+    (False, "UPDATE operation SET told_batch_id = %s WHERE operation_id = ANY(%s) AND told_batch_id IS NULL"),
+    (True, "UPDATE operation_withdrawal SET told_batch_id = %s WHERE operation_id = ANY(%s) AND told_batch_id IS NULL"),
 )
 
 
@@ -134,12 +137,10 @@ def pending_operations(conn: Connection[Any], site_id: str) -> tuple[Operation, 
 
 def mark_operations(conn: Connection[Any], operations: Sequence[Operation], batch_id: int) -> None:
     """Note that detectors were told of `operations` before the batch `batch_id`; a replay tells them there again."""
-    for table, withdrawn in (("operation", False), ("operation_withdrawal", True)):
+    for withdrawn, mark in _MARK:
         told = [o.operation_id for o in operations if o.withdrawn is withdrawn]
         if told:
-            conn.execute(
-                f"UPDATE {table} SET told_batch_id = %s WHERE operation_id = ANY(%s) AND told_batch_id IS NULL".encode(), (batch_id, told)
-            )
+            conn.execute(mark, (batch_id, told))
 
 
 def operations_after(conn: Connection[Any], batch_id: int) -> tuple[tuple[int, Operation], ...]:
@@ -155,8 +156,8 @@ def operations_between(conn: Connection[Any], begin_us: int, end_us: int) -> tup
     """Return the operations that stand and touch an interval (with the hour after them), in the order in which they begin."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
-            f"SELECT NULL, false, {_COLUMNS} FROM operation o LEFT JOIN operation_withdrawal w USING (operation_id)"
-            " WHERE w.operation_id IS NULL AND o.begin_at < %s AND o.end_at >= %s ORDER BY o.begin_at, o.operation_id".encode(),
+            _STEPS + " WHERE NOT told.withdrawn AND o.begin_at < %s AND o.end_at >= %s"
+            " AND NOT EXISTS (SELECT FROM operation_withdrawal w WHERE w.operation_id = o.operation_id) ORDER BY o.begin_at, o.operation_id",
             (from_us(end_us), from_us(begin_us - OPERATION_SETTLE_US)),
         ).fetchall()
     return tuple(_operation(row) for row in rows)
