@@ -17,7 +17,7 @@ from detectors.plan import Planned, plan_lanes
 from detectors.sensor.no_data import NoData
 from detectors.snapshot import pack, unpack
 from detectors.water.leak_committee import DigRules
-from underway.model import Channel, Hold, InternalError, LeakSignatures, NetworkModel, ReadingBatch, Registry
+from underway.model import Channel, Hold, InternalError, LeakSignatures, NetworkModel, Operation, ReadingBatch, Registry
 
 BANK_VERSION = "2"
 
@@ -288,6 +288,15 @@ class Bank:
                         feed.lanes.hold(number, hold)
                 elif feed.on[0]:
                     feed.lanes.hold(hold)
+
+    def operate(self, operations: Sequence[Operation], parts: Collection[str] | None = None) -> None:
+        """Tell detectors of known operations and of their withdrawal, at a batch boundary; telling twice changes nothing. `parts` as for `step`."""
+        self._turn_on(parts)
+        for feed in self._feeds:
+            if isinstance(feed.lanes, GridLanes):
+                for operation in operations:
+                    for number in np.flatnonzero(feed.on).tolist():
+                        feed.lanes.operate(number, operation)
 
     def _usable_rows(self, batch: ReadingBatch) -> BoolArray:
         return usable(batch) & (batch.channel_id >= 0) & (batch.channel_id < self._size)

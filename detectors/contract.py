@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from underway.model import ExpectationBatch, Finding, FindingKind, Hold, Signal
+from underway.model import ExpectationBatch, Finding, FindingKind, Hold, Operation, Signal
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.integer[Any]]
@@ -153,6 +153,18 @@ class FrameDetector(Detector, Protocol):
 
     def step(self, frames: Frames) -> BankOutput:
         """Judge grid times in order."""
+        ...
+
+
+class Operated(Protocol):
+    """A detector that takes known operations into account; its lane gives it no reading of [begin, an hour after the end]."""
+
+    def touched_by(self, operation: Operation) -> bool:
+        """Return whether `operation` disturbs what this detector watches."""
+        ...
+
+    def told_late(self, operation: Operation) -> None:
+        """Forget what can still be forgotten since the begin of `operation`: it began before what was judged last."""
         ...
 
 

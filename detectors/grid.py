@@ -19,11 +19,23 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from detectors.contract import NEVER_US, BankOutput, BoolArray, FleetDetector, FloatArray, FrameDetector, Frames, IntArray, merge_outputs
+from detectors.contract import (
+    NEVER_US,
+    BankOutput,
+    BoolArray,
+    FleetDetector,
+    FloatArray,
+    FrameDetector,
+    Frames,
+    IntArray,
+    Operated,
+    merge_outputs,
+)
+from detectors.operations import Operations, Told
 from detectors.segments import Once, first_of_each, newest_before, ranges
 from detectors.snapshot import pack, unpack
 from detectors.waiting import RowPool, Waiting, rows_a_slot
-from underway.model import HOUR_US, MINUTE_US, Channel, Hold
+from underway.model import HOUR_US, MINUTE_US, Channel, Hold, Operation
 
 STALL_LIVE_US = 15 * MINUTE_US
 STALL_HISTORY_US = 24 * HOUR_US
@@ -103,6 +115,7 @@ class GridLanes:
         # what `late` has worked out, for the step that follows with the same rows
         self._looked: tuple[GridRows, _Verdict] | None = None
         self._place = np.zeros(len(lanes), np.int64)
+        self._operations = tuple(Operations() for _ in lanes)
         fleets = dict.fromkeys(d.fleet for d in map(_as_fleet, self.detectors) if d is not None)
         self._fleets = tuple(fleets)
         number = {fleet: i for i, fleet in enumerate(self._fleets)}
@@ -257,6 +270,12 @@ class GridLanes:
         if not len(cell):
             return merge_outputs(())
         lane = self.lane_of_cell[cell]
+        left_out = self._left_out(lane, bucket * self.grid_us)
+        if left_out.any():
+            keep = ~left_out
+            cell, bucket, at, value, behind, lane = cell[keep], bucket[keep], at[keep], value[keep], behind[keep], lane[keep]
+            if not len(cell):
+                return merge_outputs(())
         low = int(bucket.min())
         span = int(bucket.max()) - low + 1
         frame_key = lane * span + (bucket - low)
@@ -278,6 +297,15 @@ class GridLanes:
         historical = np.zeros(len(frame_lane), np.bool_)
         historical[frame[behind]] = True
         return self._feed(frame_lane, frame_at, historical, offset, mean)
+
+    def _left_out(self, lane: IntArray, at_us: IntArray) -> BoolArray:
+        """Return which rows lie in a known operation: for the detector it is as if nothing had come."""
+        left_out = np.zeros(len(lane), np.bool_)
+        for i, operations in enumerate(self._operations):
+            if operations:
+                mine = np.flatnonzero(lane == i)
+                left_out[mine] = operations.cover(at_us[mine])
+        return left_out
 
     def _feed(self, lane: IntArray, at: IntArray, historical: BoolArray, offset: IntArray, value: FloatArray) -> BankOutput:
         outputs: list[BankOutput] = []
@@ -314,6 +342,17 @@ class GridLanes:
         if self.detectors[lane].covers(hold):
             self.detectors[lane].hold(hold)
 
+    def operate(self, lane: int, operation: Operation) -> None:
+        """Take a known operation in, or its withdrawal, where it disturbs what the detector watches."""
+        detector = _as_operated(self.detectors[lane])
+        if detector is None or not detector.touched_by(operation):
+            return
+        if self._operations[lane].tell(operation, self._judged_us(lane)) is Told.LATE:
+            detector.told_late(operation)
+
+    def _judged_us(self, lane: int) -> int:
+        return NEVER_US if self.closed[lane] == NEVER_US else int(self.closed[lane]) * self.grid_us
+
     def state(self, lane: int) -> bytes:
         """Return the state of one lane and of its detector."""
         a = int(self.start[lane])
@@ -333,6 +372,7 @@ class GridLanes:
                 "at": rows.at_us,
                 "value": rows.value,
                 "behind": rows.behind,
+                "operations": self._operations[lane].state(self._judged_us(lane)),
                 "detector": self.detectors[lane].state(),
             }
         )
@@ -350,6 +390,8 @@ class GridLanes:
         self.crowded_rows[lane] = s.get("crowded", 0)
         self._pool.forget(np.arange(a, b))
         self._put(s["column"].astype(np.int64) + a, (s["at"] + self.half_us) // self.grid_us, s["at"], s["value"], s["behind"])
+        # a state without operations was saved before there were any
+        self._operations[lane].restore(s.get("operations", []))
         self.detectors[lane].restore(s["detector"])
 
 
@@ -408,6 +450,10 @@ def _running(before: IntArray, column: IntArray, instant: IntArray) -> IntArray:
 
 def _as_fleet(detector: FrameDetector) -> FleetDetector | None:
     return cast("FleetDetector", detector) if hasattr(detector, "fleet") else None
+
+
+def _as_operated(detector: FrameDetector) -> Operated | None:
+    return cast("Operated", detector) if hasattr(detector, "touched_by") else None
 
 
 __all__ = ["STALL_HISTORY_US", "STALL_LIVE_US", "GridLanes", "GridRows", "Waiting"]

@@ -381,6 +381,11 @@ class InflowFleet:
         offset = self._ring_expected[row, of][1:].astype(np.float64) - mean
         self.offset[series] = np.where(np.isfinite(offset), offset, self.offset[series])
 
+    def forget_night(self, number: int, from_us: int) -> None:
+        """Forget the night that is not over yet, if some of it was seen from `from_us` on."""
+        if self.night_count[number] > 0 and self.night_at_us[number] >= from_us:
+            self.night_sum[number], self.night_count[number], self.night_historical[number] = 0.0, 0, False
+
     def state(self, number: int) -> dict[str, object]:
         """Return the arrays of one zone."""
         of, cells = self.of(number), slice(int(self._cell_start[number]), int(self._cell_start[number] + self._cells[number]))

@@ -27,6 +27,7 @@ from underway.model import (
     FindingPhase,
     Hold,
     LeakSignatures,
+    Operation,
     Signal,
     Zone,
     finding_id,
@@ -118,6 +119,8 @@ class ZoneInflow:
     It speaks after 10 days of readings, two of them weekend days. The quiet part runs for all zones of a fleet at once (`InflowFleet`); expectations
     of pressures are written at every grid time while something is open or held (at a RAISE also those since the onset), else as half-hour means.
     Cost about 0.5 us a reading in a fleet, 0.5 ms a grid time alone. State about 2.1 kB a series, and 5 bytes a pair of pressure channels.
+
+    Known operations in the zone (`Operation`) and the hour after each count as a gap.
 
     Blind to: leaks during the first 10 days (they are learned), slow leaks below about one standard deviation of the night flow, leaks while an
     inlet meter is silent, losses upstream of the inlets. A step of demand (a new customer, a hydrant test, a holiday, a heat wave of more than the
@@ -247,6 +250,20 @@ class ZoneInflow:
         if self.background is None:
             self.night_statistic, self.night_steps = 0.0, 0
         self._settle()
+
+    # -- known operations -----------------------------------------------------------------------------------------------------
+
+    def touched_by(self, operation: Operation) -> bool:
+        """Return whether `operation` is in this zone."""
+        return operation.zone_id == self.zone.zone_id
+
+    def told_late(self, operation: Operation) -> None:
+        """Forget what was not learned yet (3 h at most), the statistic of bursts unless one is raised, and the night that it falls into."""
+        if not self.frozen:
+            self.fleet.roll_back(self.number, operation.begin_us)
+        if self.burst is None:
+            self._reset()
+        self.fleet.forget_night(self.number, operation.begin_us)
 
     @property
     def frozen(self) -> bool:

@@ -35,6 +35,8 @@ from underway.model import (
     Hold,
     InternalError,
     LeakSignatures,
+    Operation,
+    OperationKind,
     Quantity,
     ReadingBatch,
     Registry,
@@ -179,6 +181,7 @@ class Tables:
     quarantine: list[QuarantineEntry] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     holds: list[list[Any]] = field(default_factory=list)
+    operations: list[list[Any]] = field(default_factory=list)
     memory: dict[tuple[str, str], MemoryRow] = field(default_factory=dict)
     late: list[LateWindow] = field(default_factory=list)
 
@@ -191,6 +194,7 @@ class Tables:
             list(self.quarantine),
             dict(self.checkpoints),
             [list(h) for h in self.holds],
+            [list(o) for o in self.operations],
             dict(self.memory),
             list(self.late),
         )
@@ -236,10 +240,15 @@ class ModelStore:
         for hold, number in self.tables.holds:
             if number is not None:
                 told.setdefault(number, []).append(hold)
-        for number in sorted({*batches, *told}):
+        known: dict[int, list[Operation]] = {}
+        for operation, number in self.tables.operations:
+            if number is not None:
+                known.setdefault(number, []).append(operation)
+        for number in sorted({*batches, *told, *known}):
             if number > batch_id:
                 self.faults.at("replay")
-                yield ReplayStep(number, tuple(told.get(number, ())), ReadingBatch.concat(batches.get(number, [])).in_event_order())
+                readings = ReadingBatch.concat(batches.get(number, [])).in_event_order()
+                yield ReplayStep(number, tuple(told.get(number, ())), readings, tuple(known.get(number, ())))
 
     @contextmanager
     def transaction(self) -> Iterator[ModelWriter]:
@@ -270,6 +279,14 @@ class ModelWriter:
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
         for row in self.tables.holds:
             if row[1] is None and row[0] in holds:
+                row[1] = batch_id
+
+    def pending_operations(self, site_id: str) -> Sequence[Operation]:
+        return [operation for operation, number in self.tables.operations if number is None]
+
+    def mark_operations(self, told: Sequence[Operation], batch_id: int) -> None:
+        for row in self.tables.operations:
+            if row[1] is None and row[0] in told:
                 row[1] = batch_id
 
     def begin_append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> Callable[[], Mask]:
@@ -392,6 +409,12 @@ class ChainBank:
                 if parts is None or chain.name in parts:
                     chain.feed(repr(hold).encode())
 
+    def operate(self, operations: Sequence[Operation], parts: Collection[str] | None = None) -> None:
+        for operation in operations:
+            for chain in self.chains.values():
+                if parts is None or chain.name in parts:
+                    chain.feed(repr(operation).encode())
+
     def lane_channels(self, lane_key: str) -> Sequence[int]:
         return ()
 
@@ -480,6 +503,8 @@ def test_pipeline_under_loss_replay_reorder_and_crashes_stores_each_reading_once
             broker.publish(*telemetry(device, at_us, value))
     for number in range(6):
         store.tables.holds.append([Hold(number, None, f"asset-{number}", world.now_us), None])
+        flushing = Operation(number, "z1", OperationKind.FLUSHING, world.now_us, world.now_us + HOUR_US)
+        store.tables.operations.append([flushing, None])
 
     live(world, store, broker)
 
@@ -488,7 +513,7 @@ def test_pipeline_under_loss_replay_reorder_and_crashes_stores_each_reading_once
     assert sorted(dateless) == levels, f"seed {seed}: {faults.record}"
     assert {key: value for key, value in stored.items() if key[0] != UNDATED_CHANNEL} == published, f"seed {seed}: {faults.record}"
     assert len({(e.topic, e.payload) for e in store.tables.quarantine}) == poison, f"seed {seed}: {faults.record}"
-    assert all(number is not None for _, number in store.tables.holds)
+    assert all(number is not None for _, number in [*store.tables.holds, *store.tables.operations])
     assert found_by_replay(store) == set(store.tables.findings), f"seed {seed}: {faults.record}"
     odd = sum(channel % 2 for channel, _ in stored)
     assert len(store.tables.findings) == odd // 5 + (len(stored) - odd) // 5
@@ -500,6 +525,7 @@ def found_by_replay(store: ModelStore) -> set[Any]:
     bank, found = ChainBank(store.registry), set()
     for step in store.replay_after(0):
         bank.hold(step.holds)
+        bank.operate(step.operations)
         found |= {f.finding_id for f in bank.step(step.readings).findings}
     return found
 

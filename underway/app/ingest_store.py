@@ -22,12 +22,13 @@ from underway.model import (
     Hold,
     LeakSignatures,
     NetworkModel,
+    Operation,
     OperatorError,
     ReadingBatch,
     Registry,
     StoreUnavailable,
 )
-from underway.store import copy, memory, telemetry
+from underway.store import copy, memory, operations, telemetry
 from underway.store import registry as registry_store
 from underway.store.connect import connect, store_errors
 from underway.store.copy import SignalIds
@@ -73,6 +74,10 @@ class Bank(Protocol):
 
     def hold(self, holds: Sequence[Hold], parts: Collection[str] | None = None) -> None:
         """Stop or resume adapting, before the next batch."""
+        ...
+
+    def operate(self, operations: Sequence[Operation], parts: Collection[str] | None = None) -> None:
+        """Take known operations and withdrawals into account, before the next batch."""
         ...
 
     def tick(self, now_us: int) -> StepOutput:
@@ -125,6 +130,14 @@ class Writer(Protocol):
 
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
         """Note that detectors were told before this batch."""
+        ...
+
+    def pending_operations(self, site_id: str) -> Sequence[Operation]:
+        """Return the known operations and withdrawals that the detectors of a site were not told yet."""
+        ...
+
+    def mark_operations(self, told: Sequence[Operation], batch_id: int) -> None:
+        """Note that detectors were told of them before this batch."""
         ...
 
     def begin_append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> Callable[[], NDArray[np.bool_]]:
@@ -383,6 +396,12 @@ class _PostgresWriter:
 
     def mark_holds(self, holds: Sequence[Hold], batch_id: int) -> None:
         telemetry.mark_holds(self.conn, holds, batch_id)
+
+    def pending_operations(self, site_id: str) -> Sequence[Operation]:
+        return operations.pending_operations(self.conn, site_id)
+
+    def mark_operations(self, told: Sequence[Operation], batch_id: int) -> None:
+        operations.mark_operations(self.conn, told, batch_id)
 
     def begin_append(self, batch: ReadingBatch, batch_id: int, recorded_at: datetime) -> Callable[[], NDArray[np.bool_]]:
         return self.copier.submit(self._append, batch, batch_id, recorded_at).result

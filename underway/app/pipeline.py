@@ -285,6 +285,8 @@ class Pipeline:
             parts = None if len(behind) == len(marks) else behind
             if step.holds:
                 bank.hold(step.holds, parts)
+            if step.operations:
+                bank.operate(step.operations, parts)
             if len(step.readings):
                 self._save_again(bank.step(step.readings, parts).findings, step.batch_id)
                 self._see(step.readings)
@@ -399,6 +401,10 @@ class Pipeline:
             if holds:
                 tx.mark_holds(holds, batch_id)
                 bank.hold(holds)
+            operations = tx.pending_operations(self._partition)
+            if operations:
+                tx.mark_operations(operations, batch_id)
+                bank.operate(operations)
             new = np.ones(len(batch), np.bool_)
             findings: Sequence[Finding] = ()
             if len(batch):

@@ -24,6 +24,7 @@ from underway.model import (
     Hold,
     LeakSignatures,
     NetworkModel,
+    Operation,
     ReadingBatch,
     ReadingFlag,
     Registry,
@@ -34,6 +35,7 @@ from underway.store import memory, telemetry
 from underway.store import registry as registry_store
 from underway.store.connect import connect, store_errors
 from underway.store.memory import LateWindow
+from underway.store.operations import operations_between
 from underway.store.slices import SlicedReadings
 
 log = logging.getLogger("underway.ingest.rejudge")
@@ -64,6 +66,10 @@ class WindowBank(Protocol):
         """Stop or resume adapting."""
         ...
 
+    def operate(self, operations: Sequence[Operation]) -> None:
+        """Take known operations into account."""
+        ...
+
 
 class LaneBanks(Protocol):
     """What builds detectors for a lane."""
@@ -89,6 +95,7 @@ def judge_window(
     holds: Sequence[Hold],
     window: LateWindow,
     breathe: Callable[[], object] = lambda: None,
+    operations: Sequence[Operation] = (),
 ) -> list[Finding]:
     """Return what detectors say of a window once all of its readings are there.
 
@@ -103,6 +110,8 @@ def judge_window(
     window : LateWindow
     breathe : callable
         Called between two chunks of readings, so that the live path goes first.
+    operations : sequence of Operation
+        That stand and touch the time of the readings: known from the begin on.
 
     Returns
     -------
@@ -113,6 +122,8 @@ def judge_window(
     told += [(h.released_us, 1, h) for h in holds if h.released_us is not None]
     told.sort(key=lambda entry: entry[:2])
     found: list[Finding] = []
+    if operations:
+        bank.operate(operations)
     for whole in slices:
         readings = dataclasses.replace(whole, flags=whole.flags | np.uint8(ReadingFlag.HISTORICAL))
         for start in range(0, len(readings), CHUNK_ROWS):
@@ -322,7 +333,8 @@ class Rejudge:
             what = _told(window, registry.site.site_id) | {"shortened_h": round(short_h, 1)}
             log.warning("the detectors of %s learn from less history than they want: %.1f h are left out", window.lane, short_h, extra=what)
         holds = telemetry.holds_between(conn, slices.begin_us, end_us)
-        found = judge_window(bank, slices, holds, window, self._give_way)
+        known = operations_between(conn, slices.begin_us, end_us)
+        found = judge_window(bank, slices, holds, window, self._give_way, known)
         near = telemetry.raised_between(conn, {f.asset_id for f in found}, window.from_us - MERGE_US, window.to_us + MERGE_US)
         return [f for f in found if not _is_known(f, near)], feeding
 

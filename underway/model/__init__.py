@@ -46,6 +46,7 @@ from underway.model.instants import (
     from_us,
     to_us,
 )
+from underway.model.operations import OPERATION_SETTLE_US, OPERATION_US_MAX, Operation, OperationKind
 from underway.model.readings import (
     Fault,
     FaultReason,
@@ -82,6 +83,8 @@ __all__ = [
     "EPOCH_AT",
     "HOUR_US",
     "MINUTE_US",
+    "OPERATION_SETTLE_US",
+    "OPERATION_US_MAX",
     "SECOND_US",
     "Alarm",
     "AlarmAck",
@@ -115,6 +118,8 @@ __all__ = [
     "LeakSignatures",
     "LifecycleEvent",
     "NetworkModel",
+    "Operation",
+    "OperationKind",
     "OperatorError",
     "OrderState",
     "Priority",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,8 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
-from underway.model import Evidence, Finding, FindingKind, FindingPhase, Hold, InternalError, ReadingBatch, from_us, to_us
+from underway.model import Evidence, Finding, FindingKind, FindingPhase, Hold, InternalError, Operation, ReadingBatch, from_us, to_us
+from underway.store.operations import operations_after
 from underway.store.pgcopy import Kind, decode
 
 FINDING_CHANNEL = "underway_finding"
@@ -391,31 +393,33 @@ def holds_between(conn: Connection[Any], begin_us: int, end_us: int) -> tuple[Ho
 
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
-    """What to do again for one batch: first tell the holds, then step the readings (maybe none)."""
+    """What to do again for one batch: first tell the holds and the operations, then step the readings (maybe none)."""
 
     batch_id: int
     holds: tuple[Hold, ...]
     readings: ReadingBatch
+    operations: tuple[Operation, ...] = ()
 
 
 def replay_after(conn: Connection[Any], batch_id: int) -> Iterator[ReplayStep]:
-    """Yield holds and readings of every later batch, merged in the order in which detectors saw them."""
-    waiting = list(holds_after(conn, batch_id))
+    """Yield holds, operations and readings of every later batch, merged in the order in which detectors saw them."""
+    told: dict[int, tuple[list[Hold], list[Operation]]] = {}
+    for number, hold in holds_after(conn, batch_id):
+        told.setdefault(number, ([], []))[0].append(hold)
+    for number, operation in operations_after(conn, batch_id):
+        told.setdefault(number, ([], []))[1].append(operation)
+    waiting = deque(sorted(told))
     for current, readings in readings_after(conn, batch_id):
-        while waiting and waiting[0][0] < current:
-            yield _holds_only(waiting)
-        told: list[Hold] = []
-        while waiting and waiting[0][0] == current:
-            told.append(waiting.pop(0)[1])
-        yield ReplayStep(current, tuple(told), readings)
+        while waiting and waiting[0] < current:
+            yield _step(waiting.popleft(), told, ReadingBatch.empty())
+        if waiting and waiting[0] == current:
+            waiting.popleft()
+        yield _step(current, told, readings)
     while waiting:
-        yield _holds_only(waiting)
+        yield _step(waiting.popleft(), told, ReadingBatch.empty())
 
 
-def _holds_only(waiting: list[tuple[int, Hold]]) -> ReplayStep:
-    """Take the holds of the first batch in `waiting`."""
-    batch_id = waiting[0][0]
-    told: list[Hold] = []
-    while waiting and waiting[0][0] == batch_id:
-        told.append(waiting.pop(0)[1])
-    return ReplayStep(batch_id, tuple(told), ReadingBatch.empty())
+def _step(batch_id: int, told: Mapping[int, tuple[list[Hold], list[Operation]]], readings: ReadingBatch) -> ReplayStep:
+    """Return a step with what was told before its batch."""
+    holds, operations = told.get(batch_id, ([], []))
+    return ReplayStep(batch_id, tuple(holds), readings, tuple(operations))
