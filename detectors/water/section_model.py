@@ -383,7 +383,7 @@ def steady_part(flow: FloatArray, usual: FloatArray) -> float:
         return float("nan")
     around = usual[ok] - usual[ok].mean()
     spread = float(around @ around)
-    if spread < STEADY_SPREAD_MIN * float(usual[ok] @ usual[ok]):
+    if spread <= STEADY_SPREAD_MIN * float(usual[ok] @ usual[ok]):
         return float("nan")
     return float(flow[ok].mean() - (around @ flow[ok]) / spread * usual[ok].mean())
 

@@ -140,3 +140,33 @@ def test_audit_state_stays_bounded_while_leaks_come_and_go_for_years(monkeypatch
     assert 5 <= len(ended) <= 10
     assert len(found.leaks) <= rules.leaks_max + 10
     assert len(pack(found.state())) <= bytes_max(PIPES, SIGNALS, rules)
+
+
+def test_audit_one_gauge_that_drifts_slowly_and_far_is_left_out_and_buys_no_leak() -> None:
+    days = days_with([(20, 6.0, 40, 60, 999)], 130)
+    days[60:, 3] += 0.6 * SD * np.arange(70)
+    found = watch(audit(), days)
+    assert found.bad == [3]
+    assert [abs(p - 20) <= 3 for p in places(found)] == [True]
+
+
+def test_audit_steady_supply_that_shows_no_more_flow_keeps_a_wrong_pattern_from_being_a_leak() -> None:
+    signatures, distance = line_of_pipes()
+    rng = np.random.default_rng(3)
+    pressures = days_with([(20, 1.2, 60, 61, 999)], 130)
+    supply = rng.normal(0.0, 0.5, 130)
+
+    def leaks(with_supply: bool, shown: float) -> list[float]:
+        rows, a = pressures, signatures
+        own = np.full(SIGNALS, SD**2)
+        if with_supply:
+            rows = np.column_stack((pressures, supply + shown * (np.arange(130) >= 60)))
+            a, own = np.column_stack((signatures, np.ones(PIPES))), np.append(own, 0.25)
+        known = Noise(own, np.zeros((len(own), len(own))), steady=with_supply)
+        found = watch(LeakAudit(a, distance <= 300.0, np.ones(PIPES), known, AuditRules()), rows)
+        return [found.flow(x) for x in found.running()]
+
+    flow, seen, unseen = sum(leaks(False, 0.0)), sum(leaks(True, 1.2)), sum(leaks(True, 0.0))
+    assert flow == pytest.approx(1.2, abs=0.3)
+    assert seen == pytest.approx(1.2, abs=0.2)
+    assert unseen < 0.8 * seen
