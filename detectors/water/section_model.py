@@ -37,8 +37,8 @@ LOAD_EXPONENT, LOSS_EXPONENT = 0.85, 1.85
 DEMAND_MIN_M3PH = 1.0
 OWN_SD_MIN_M, OWN_SD_MIN_M3PH = 0.0005, 0.01
 STEP_M3PH = 2.0
-STEADY_HOURS_MIN, STEADY_SPREAD_MIN = 20, 0.003
-"""A day tells its steady part when so many of its hours are whole, and the usual flow varies by that part of its square."""
+STEADY_HOURS_MIN, STEADY_SPREAD_MIN, STEADY_DAYS_MIN = 20, 0.003, 3
+"""A day tells its steady part when so many hours are whole, and the usual flow varies by that part of its square; so many days tell its noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,7 @@ class FittedSection:
         if not nominal:
             self._fit_roughness(bins)
         usual = usual_week(loads.demand, loads.week_hour)
-        modelled = self.modelled(loads, usual)
-        left = loads.measured - modelled
+        left = loads.measured - self.modelled(loads, usual)
         explaining = self._explaining(loads, scale)
         weights = np.zeros((explaining.shape[1], self.m))
         for i in range(self.m if self.balanced else self.m - 1):
@@ -394,7 +393,8 @@ def steady_variance(flow: FloatArray, week_hour: IntArray) -> float:
     Notes
     -----
     With ``w`` weeks the usual flow of the others has ``1 / (w - 1)`` of the noise of a day; that of all, by which later days are judged, ``1 / w``.
-    NaN hours are left out; infinite when fewer than three days are whole.
+    NaN hours are left out. When fewer than `STEADY_DAYS_MIN` days tell a steady part it could be as much as all that flows: then it says next to
+    nothing, and the filters stay finite.
     """
     days, week = len(flow) // 24, np.arange(len(flow)) // 168
     many = max(int(week[: days * 24].max(initial=0)) + 1, 2)
@@ -404,8 +404,8 @@ def steady_variance(flow: FloatArray, week_hour: IntArray) -> float:
         others = np.where(week == week[24 * d], np.nan, flow)
         found.append(steady_part(flow[mine], usual_week(others, week_hour)[week_hour[mine]]))
     parts = np.array([x for x in found if np.isfinite(x)])
-    if len(parts) < 3:
-        return float("inf")
+    if len(parts) < STEADY_DAYS_MIN:
+        return float(np.nanmean(flow**2))
     return float(parts.var(ddof=1)) * (1.0 + 1.0 / many) / (1.0 + 1.0 / (many - 1))
 
 

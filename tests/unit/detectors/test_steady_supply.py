@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_leak_tracker import PIPES, SD, SIGNALS, line_of_pipes
 
+from detectors.water.leak_audit import AuditRules, LeakAudit
+from detectors.water.leak_tracker import LeakTracker, Noise, Rules
 from detectors.water.section_model import steady_part, steady_variance, usual_week
 
 WEEK = np.arange(168)
@@ -42,7 +45,23 @@ def test_steady_variance_is_that_of_days_judged_later() -> None:
     assert np.mean(seen) == pytest.approx(np.var(later), rel=0.35)
 
 
-def test_steady_variance_of_hours_that_are_hardly_known_is_infinite() -> None:
-    flow = np.full(336, np.nan)
-    flow[:24] = USUAL[:24]
-    assert steady_variance(flow, np.arange(336) % 168) == np.inf
+@pytest.mark.parametrize("flow", [np.where(np.arange(336) < 24, 140.0, np.nan), np.full(336, 90.0)], ids=["one day", "no hours"])
+def test_steady_variance_that_is_not_known_is_all_that_flows_and_finite(flow: Any) -> None:
+    assert steady_variance(flow, np.arange(336) % 168) == pytest.approx(np.nanmean(flow) ** 2)
+
+
+def test_tracker_and_audit_go_on_without_a_steady_part_that_is_ever_known() -> None:
+    signatures, distance = line_of_pipes()
+    rng = np.random.default_rng(1)
+    flat = steady_variance(np.full(336, 90.0), np.arange(336) % 168)
+    known = Noise(np.append(np.full(SIGNALS, SD**2), flat), np.zeros((SIGNALS + 1, SIGNALS + 1)), steady=True)
+    a, near = np.column_stack((signatures, np.ones(PIPES))), distance <= 300.0
+    tracker, audit = LeakTracker(a, near, np.ones(PIPES), known, Rules()), LeakAudit(a, near, np.ones(PIPES), known, AuditRules())
+    rows: list[Any] = []
+    for day in range(60):
+        rows.append(np.append(rng.normal(0.0, SD, SIGNALS) + (day > 30) * 6.0 * signatures[20], np.nan))
+        tracker.step(86_400.0 * (day + 1), rows, True, 1)
+        audit.step(86_400.0 * (day + 1), rows, True, 1)
+    for member in (tracker, audit):
+        assert [bool(near[20, int(np.argmax(x.where))]) for x in member.running()] == [True]
+        assert sum(member.flow(x) for x in member.running()) == pytest.approx(6.0, abs=0.8)
