@@ -340,6 +340,7 @@ class Bank:
             "waiting": self.waiting_rows,
             "late_rows": self.late_rows,
             "crowded_rows": self.crowded_rows,
+            "crowded_operations": sum(feed.lanes.crowded_operations for feed in self._feeds if isinstance(feed.lanes, GridLanes)),
             "bad_rows": self.bad_rows,
             "unknown_rows": self.unknown_rows,
             "begun_anew": len(self.restored.fresh),

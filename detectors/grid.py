@@ -350,6 +350,11 @@ class GridLanes:
         if self._operations[lane].tell(operation, self._judged_us(lane)) is Told.LATE:
             detector.told_late(operation)
 
+    @property
+    def crowded_operations(self) -> int:
+        """Return how often an operation found no room since the start, over all lanes."""
+        return sum(operations.crowded for operations in self._operations)
+
     def _judged_us(self, lane: int) -> int:
         return NEVER_US if self.closed[lane] == NEVER_US else int(self.closed[lane]) * self.grid_us
 

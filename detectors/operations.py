@@ -11,7 +11,7 @@ from detectors.contract import BoolArray, IntArray
 from underway.model import DAY_US, Operation
 
 OPERATIONS_MAX = 200
-"""Most operations that a lane remembers; of more, those told last are left out and judged as usual."""
+"""Most operations that a lane remembers; of more, those told last are counted in `Operations.crowded` and judged as usual."""
 REMEMBERED_US = 2 * DAY_US
 """How long after its end an operation is remembered, so that it is known when it is told again."""
 
@@ -45,6 +45,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, int]] = {}
+        self.crowded = 0
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -58,6 +59,7 @@ class Operations:
         if self._known.get(number) == interval:
             return Told.KNOWN
         if len(self._known) >= OPERATIONS_MAX:
+            self.crowded += 1
             return Told.CROWDED
         self._known[number] = interval
         return Told.LATE if operation.begin_us <= judged_us else Told.AHEAD

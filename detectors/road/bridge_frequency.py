@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from detectors.adapting import AdaptingDetector
 from detectors.contract import NEVER_US, BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold
-from detectors.road.regression import BayesForecast
+from detectors.regression import BayesForecast
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
 from detectors.snapshot import pack, unpack
 from detectors.standing import StandingGuard
@@ -24,7 +25,6 @@ from underway.model import (
     Finding,
     FindingKind,
     FindingPhase,
-    Hold,
     Signal,
     finding_id,
     from_us,
@@ -46,7 +46,7 @@ CLIP_SD = 4.0
 STANDING_READINGS = 3
 
 
-class BridgeFrequency:
+class BridgeFrequency(AdaptingDetector):
     """Find a lasting change of a bridge's frequency that temperature does not explain.
 
     Parameters
@@ -117,35 +117,6 @@ class BridgeFrequency:
         self.waiting: list[tuple[int, FloatArray, float]] = []
         self.frozen_us = NEVER_US
 
-    def covers(self, hold: Hold) -> bool:
-        """Return whether `hold` is on this bridge."""
-        return hold.asset_id == self.asset.asset_id
-
-    def hold(self, hold: Hold) -> None:
-        """Stop adapting, or take the release into account."""
-        if hold.released_us is None:
-            self._freeze(hold.held_us)
-            self.holds.take(hold.hold_id, hold.held_us)
-        elif self.holds.release(hold.hold_id):
-            if hold.verdict == "cancelled":
-                self.offset += self.monitor.dismiss()
-            if self.monitor.open is None:
-                self.monitor.reset()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing is learned now."""
-        return bool(self.holds) or self.monitor.open is not None
-
-    def _freeze(self, at_us: int) -> None:
-        if not self.frozen:
-            self.frozen_us = at_us
-            self.waiting = [w for w in self.waiting if w[0] < at_us]
-
-    def _baseline(self) -> str:
-        when = f"{from_us(self.frozen_us):%Y-%m-%dT%H:%MZ}" if self.frozen else "live"
-        return f"{self.name}@{self.version}/{self.asset.asset_id}/{when}"
-
     def step(self, frames: Frames) -> BankOutput:
         """Judge grid times in order."""
         out = OutputWriter(self.signals)
@@ -195,7 +166,7 @@ class BridgeFrequency:
             if report is not None:
                 if report.phase is FindingPhase.RAISE and not held:
                     self.frozen_us = report.onset_us
-                    self.waiting = [w for w in self.waiting if w[0] < report.onset_us]
+                    self._forget_from(report.onset_us)
                 self._emit(at, report, out)
         if not self.frozen:
             self.waiting.append((at, x, y - self.offset))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from detectors.adapting import AdaptingDetector
 from detectors.contract import NEVER_US, BankOutput, FloatArray, Frames, OutputWriter
 from detectors.cusum import cusum_threshold
-from detectors.road.regression import BayesForecast
+from detectors.regression import BayesForecast
 from detectors.shift import HoldBook, ShiftMonitor, ShiftReport, ShiftRules
 from detectors.snapshot import pack, unpack
 from underway.model import (
@@ -24,7 +25,6 @@ from underway.model import (
     Finding,
     FindingKind,
     FindingPhase,
-    Hold,
     Signal,
     finding_id,
     from_us,
@@ -57,7 +57,7 @@ class _Flood:
     low: int = 0
 
 
-class DrainLevel:
+class DrainLevel(AdaptingDetector):
     """Find a level that threatens the road, and one that the rain does not explain (a blockage).
 
     Parameters
@@ -124,34 +124,10 @@ class DrainLevel:
         self.frozen_us = NEVER_US
         self.threshold = threshold
 
-    def covers(self, hold: Hold) -> bool:
-        """Return whether `hold` is on this drain."""
-        return hold.asset_id == self.asset.asset_id
-
-    def hold(self, hold: Hold) -> None:
-        """Stop adapting, or take the release into account."""
-        if hold.released_us is None:
-            self._freeze(hold.held_us)
-            self.holds.take(hold.hold_id, hold.held_us)
-        elif self.holds.release(hold.hold_id):
-            if hold.verdict == "cancelled":
-                self.offset += self.monitor.dismiss()
-            if self.monitor.open is None:
-                self.monitor.reset()
-
     @property
     def frozen(self) -> bool:
         """Whether nothing is learned now."""
-        return bool(self.holds) or self.monitor.open is not None or self.flood is not None
-
-    def _freeze(self, at_us: int) -> None:
-        if not self.frozen:
-            self.frozen_us = at_us
-            self.waiting = [w for w in self.waiting if w[0] < at_us]
-
-    def _baseline(self) -> str:
-        when = f"{from_us(self.frozen_us):%Y-%m-%dT%H:%MZ}" if self.frozen else "live"
-        return f"{self.name}@{self.version}/{self.asset.asset_id}/{when}"
+        return super().frozen or self.flood is not None
 
     def step(self, frames: Frames) -> BankOutput:
         """Judge grid times in order."""
@@ -193,7 +169,7 @@ class DrainLevel:
                 if report is not None:
                     if report.phase is FindingPhase.RAISE and not held:
                         self.frozen_us = report.onset_us
-                        self.waiting = [w for w in self.waiting if w[0] < report.onset_us]
+                        self._forget_from(report.onset_us)
                     self._blocked(at, report, out)
             if not self.frozen:
                 self.waiting.append((at, x, level - self.offset))

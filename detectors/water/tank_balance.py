@@ -10,7 +10,7 @@ import numpy as np
 
 from detectors.contract import NEVER_US, FloatArray
 from detectors.cusum import cusum_threshold
-from detectors.road.regression import BayesForecast
+from detectors.regression import BayesForecast
 from detectors.shift import ShiftMonitor, ShiftReport, ShiftRules
 from underway.model import DAY_US, HOUR_US, MINUTE_US
 

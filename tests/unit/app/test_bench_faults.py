@@ -25,3 +25,7 @@ def test_run_faults_counts_each_fault_once_for_both_methods() -> None:
     faults = sum(h.what in {"overflow", "emptying", "tank-leak", "gauge-stuck", "pump-wear"} for h in simulate_faults(1, 45).happened)
     assert sum(s.happened for s in report.scores) == 2 * faults
     assert all(0 <= s.found <= s.happened for s in report.scores)
+    assert {name: c.us_a_step > 0 and c.state_bytes > 100 for name, c in report.costs.items()} == {
+        "tank-level": True,
+        "pump-efficiency": True,
+    }

@@ -5,7 +5,7 @@ import pytest
 
 from detectors.bank import Bank
 from detectors.cusum import cusum_threshold
-from detectors.road.regression import BayesForecast
+from detectors.regression import BayesForecast
 from detectors.snapshot import pack, unpack
 from detectors.water.location import MODEL_ERROR, SCALE_SD, PressureEvidence, locate
 from detectors.water.profile import SLOTS, LocalDay, SlotProfile

@@ -40,6 +40,7 @@ def test_tell_beyond_the_limit_is_crowded_until_others_are_over() -> None:
     for i in range(OPERATIONS_MAX):
         known.tell(operation(i), 0)
     assert known.tell(operation(OPERATIONS_MAX), 0) is Told.CROWDED
+    assert known.crowded == 1
     assert known.tell(operation(OPERATIONS_MAX, 90, 92), 13 * HOUR_US + 2 * DAY_US) is Told.AHEAD
 
 

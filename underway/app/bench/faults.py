@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,6 +54,18 @@ CHANNELS = (
 Alarm = tuple[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a detector costs with its lane: microseconds of CPU a grid time, bytes of state at the end."""
+
+    us_a_step: float
+    state_bytes: int
+
+    def dearest(self, other: Cost) -> Cost:
+        """Return the larger of both figures each."""
+        return Cost(max(self.us_a_step, other.us_a_step), max(self.state_bytes, other.state_bytes))
+
+
 def make_registry() -> Registry:
     """Return a registry with one tank and one pump."""
     channels = tuple(
@@ -67,19 +80,33 @@ def make_registry() -> Registry:
     return Registry(Site("bench", "Bench", "UTC", 0.0, 0.0), (Zone("z1", "bench", "Zone 1", ZoneKind.CORRIDOR),), assets, (), channels)
 
 
-def our_alarms(run: FaultRun) -> list[Alarm]:
-    """Return (kind, step) of every RAISE of the bank's detectors of tanks and pumps."""
-    bank = Bank(make_registry())
-    bank = bank.only([key for key, d in bank.detectors.items() if isinstance(d, TankLevel | PumpEfficiency)])
+def our_alarms(run: FaultRun) -> tuple[list[Alarm], dict[str, Cost]]:
+    """Return (kind, step) of every RAISE of the bank's detectors of tanks and pumps, and what each of them cost."""
+    whole = Bank(make_registry())
+    alarms: list[Alarm] = []
+    costs: dict[str, Cost] = {}
+    for key, detector in whole.detectors.items():
+        if isinstance(detector, TankLevel | PumpEfficiency):
+            mine, costs[detector.name] = _judged_by(whole.only([key]), run)
+            alarms += mine
+    return alarms, costs
+
+
+def _judged_by(bank: Bank, run: FaultRun) -> tuple[list[Alarm], Cost]:
     value = np.column_stack([run.signals[name] for name, *_ in CHANNELS])
     alarms: list[Alarm] = []
+    cpu_s = 0.0
     for first in range(0, len(value), DAY_STEPS):
         row, column = np.nonzero(np.isfinite(value[first : first + DAY_STEPS]))
         at = BEGIN_US + (first + row) * STEP_S * 1_000_000
-        out = bank.step(ReadingBatch.from_columns(column + 1, at, value[first + row, column]))
+        batch = ReadingBatch.from_columns(column + 1, at, value[first + row, column])
+        began = time.process_time()
+        out = bank.step(batch)
+        cpu_s += time.process_time() - began
         raised = [f for f in out.findings if f.phase is FindingPhase.RAISE]
         alarms += [(f.kind.value, (f.detected_us - BEGIN_US) // (STEP_S * 1_000_000)) for f in raised]
-    return alarms
+    state = sum(len(bank.part_state(name)) for name in bank.parts())
+    return alarms, Cost(1e6 * cpu_s / len(value), state)
 
 
 def fixed_alarms(run: FaultRun) -> list[Alarm]:
@@ -130,12 +157,13 @@ class FaultScore:
 
 @dataclass(frozen=True, slots=True)
 class FaultReport:
-    """All seeds together; false findings a station-year by kind."""
+    """All seeds together; false findings a station-year by kind; the dearest station of each detector."""
 
     seeds: tuple[int, ...]
     days: int
     scores: tuple[FaultScore, ...]
     false_a_year: dict[str, dict[str, float]]
+    costs: dict[str, Cost]
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -162,10 +190,13 @@ def run_faults(seeds: Sequence[int], days: int, told: Callable[[str], None] = la
     """Simulate stations, let both methods judge them, and score from the end of the quiet days on."""
     delays: dict[tuple[str, Mishap], list[float | None]] = {(m, f): [] for m in (OURS, BASELINE) for f in FAULTS}
     false = {m: dict.fromkeys(KINDS, 0) for m in (OURS, BASELINE)}
+    costs: dict[str, Cost] = {}
     for seed in seeds:
         told(f"seed {seed}")
         run = simulate_faults(seed, days)
-        for method, alarms in ((OURS, our_alarms(run)), (BASELINE, fixed_alarms(run))):
+        ours, spent = our_alarms(run)
+        costs = {name: c if name not in costs else c.dearest(costs[name]) for name, c in spent.items()}
+        for method, alarms in ((OURS, ours), (BASELINE, fixed_alarms(run))):
             judged = sorted((a for a in alarms if a[1] >= QUIET_DAYS * DAY_STEPS), key=lambda a: a[1])
             for h in run.happened:
                 if h.what in FAULTS:
@@ -179,7 +210,7 @@ def run_faults(seeds: Sequence[int], days: int, told: Callable[[str], None] = la
         found = [d for d in all_of if d is not None]
         scores.append(FaultScore(method, fault.value, len(all_of), len(found), float(np.median(found)) if found else None))
     rates = {m: {k: round(n / years, 2) for k, n in of.items()} for m, of in false.items()}
-    return FaultReport(tuple(seeds), days, tuple(scores), rates)
+    return FaultReport(tuple(seeds), days, tuple(scores), rates, costs)
 
 
 def print_faults(console: Console, report: FaultReport) -> None:
@@ -201,3 +232,9 @@ def print_faults(console: Console, report: FaultReport) -> None:
     for kind in KINDS:
         false.add_row(FindingKind(kind).value, *(f"{report.false_a_year[m][kind]:.2f}" for m in (OURS, BASELINE)))
     console.print(false)
+    cost = Table(title="Cost of the detectors, lane included")
+    for name in ("detector", "us of CPU a grid time", "state, bytes"):
+        cost.add_column(name, justify="right" if name != "detector" else "left")
+    for name, c in report.costs.items():
+        cost.add_row(name, f"{c.us_a_step:.0f}", f"{c.state_bytes:,}")
+    console.print(cost)
