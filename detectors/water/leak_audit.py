@@ -88,7 +88,7 @@ class AuditRules:
     leaks_max : int
     """
 
-    every_days: int = 7
+    every_days: int = 4
     phase_days: int = 0
     drift: float = 0.25
     knot_days: float = 15.0

@@ -16,6 +16,7 @@ import numpy as np
 
 from detectors.contract import FloatArray
 from detectors.water import leak_audit, leak_tracker
+from detectors.water.leak_answers import unanswered
 from detectors.water.leak_audit import AuditRules, LeakAudit
 from detectors.water.leak_tracker import Closing, LeakTracker, Noise, Rules
 
@@ -26,9 +27,9 @@ MEMBERS: tuple[Rules, ...] = (
     Rules(close_error=0.15, unexplained=6.0, slowing=True),
     Rules(drift=0.2, threshold=45.0, close_error=0.15, slowing=True),
 )
-AUDITS: tuple[AuditRules, ...] = (AuditRules(phase_days=3), AuditRules(error_directions=31))
+AUDITS: tuple[AuditRules, ...] = (AuditRules(phase_days=1), AuditRules(phase_days=3, error_directions=31))
 """What looks at all that was seen, see `detectors.water.leak_audit`."""
-AUDIT_WEIGHT, AUDIT_WEIGHT_BEFORE = 3.0, 1.5
+AUDIT_WEIGHT, AUDIT_WEIGHT_BEFORE = 3.0, 1.0
 """An audit counts as so many trackers; before it has looked at what may have begun since, it may not have seen it and counts less."""
 SAY_DAYS = 2.0
 """An audit that looked so long after a leak began should have seen it."""
@@ -48,6 +49,9 @@ OWN_FLOW_M3PH, SETTLED_DAYS = 4.0, 3.0
 AGAIN_DAYS, AGAIN_MASS = 365.0, 0.45
 """Where a crew was sent and no repair was reported, as long as that leak runs and so long after its end, a second crew goes out within reach only
 where that much probability lies: on six towns of development 27 of 52 such digs met the first leak once more, and none of the other 25 had less."""
+ALONE_MASS, ALONE_FLOW_M3PH, ALONE_WAIT_DAYS = 0.5, 1.0, 30.0
+"""Where all audits have a leak that no dig was for, with that much probability together, a crew goes out whatever the trackers see, and however near
+another dig was; but not so soon after that one: an audit may still move its leak."""
 ENDED_PLACES_MAX = 100
 """So many places that have ended are kept."""
 MOVED_SHARE = 0.9
@@ -285,8 +289,52 @@ class Committee:
             if place.dug_s is None and now_s * 1e6 >= self.digs.from_us and self._worth(place):
                 place.dug_s, place.dug_pipe = now_s, place.dig_pipe
                 changes.append((PlaceChange.DIG, place))
+        if end_of_day and now_s * 1e6 >= self.digs.from_us:
+            while (found := self._overlooked(now_s)) is not None:
+                changes += found
         self._forget(now_s)
         return changes
+
+    def _overlooked(self, now_s: float) -> list[tuple[PlaceChange, Place]] | None:
+        """Send a crew where all audits have a leak that no dig was for, and say so; None where there is no such leak.
+
+        A filter that took a second leak for growth of the first stays wrong; an audit finds it when it looks again.
+        """
+        digs = sorted((p.dug_s, p.dug_pipe) for p in self.places if p.dug_s is not None and p.closing is not Closing.REPAIRED)
+        seen = {
+            (k, leak.number): leak
+            for k in sorted(self._audits)
+            for leak in unanswered(self.trackers[k].running(), digs, self._near)
+            if now_s - leak.alarm_s >= CONFIRM_DAYS * DAY_S and self.trackers[k].flow(leak) >= ALONE_FLOW_M3PH
+        }
+        if not seen:
+            return None
+        share = self._share(seen, np.array([float(k in self._audits) for k in range(len(self.trackers))]))
+        pipe, mass = self._aim(share)
+        mine = {key: leak for key, leak in seen.items() if float(leak.where @ self._near[pipe]) > JOIN_MASS}
+        lately = now_s - ALONE_WAIT_DAYS * DAY_S
+        if mass < ALONE_MASS or {k for k, _ in mine} != self._audits:
+            return None
+        flow = self._flow(mine)
+        if self.digs.worth_eur(mass, flow) <= 0.0 or any(at > lately and self.near[pipe, where] for at, where in digs):
+            return None
+        for other in self.running():
+            other.members -= mine.keys()
+        place = next((p for p in self.running() if p.dug_s is None and self.near[p.dig_pipe, pipe]), None)
+        raised = place is None
+        if place is None:
+            self.count += 1
+            opened = float(np.median([leak.opened_s for leak in mine.values()]))
+            abrupt = sum(2 * leak.abrupt - 1 for leak in mine.values()) > 0
+            place = Place(self.count, pipe, now_s, opened, set(), share, abrupt=abrupt)
+            self.places.append(place)
+        place.members |= mine.keys()
+        self._placed |= mine.keys()
+        place.where, place.seen, place.dig_pipe, place.mass = share, 1.0, pipe, mass
+        place.flow_m3ph = place.told_m3ph = flow
+        place.peak_m3ph = max(place.peak_m3ph, flow)
+        place.dug_s, place.dug_pipe = now_s, pipe
+        return [*([(PlaceChange.RAISED, place)] if raised else []), (PlaceChange.DIG, place)]
 
     def _believed(self, recent: Sequence[FloatArray]) -> Sequence[FloatArray]:
         """Return the means without the signals that every audit has left out: a filter cannot tell a slow drift from a leak."""
@@ -381,11 +429,11 @@ class Committee:
 
     def _worth(self, place: Place) -> bool:
         """Return whether a crew is worth sending; where one was sent and no repair was reported, a second one only if it is probable enough."""
-        unanswered = any(
+        sent = any(
             p.dug_s is not None and p.closing is not Closing.REPAIRED and self.distance[p.dug_pipe, place.dig_pipe] <= self.digs.reach_m
             for p in self.places
         )
-        return (not unanswered or place.mass >= AGAIN_MASS) and self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0
+        return (not sent or place.mass >= AGAIN_MASS) and self.digs.worth_eur(place.mass, place.flow_m3ph) > 0.0
 
     def _left_over(self, new: set[tuple[int, int]], leaks: dict[tuple[int, int], SeenLeak], now_s: float) -> bool:
         """Return whether something new may be what the model got wrong of a leak that was just repaired: then it has to stay."""
@@ -421,16 +469,25 @@ class Committee:
         weight = self._weights(place.opened_s)
         place.where = self._share(mine, weight)
         place.seen = float(sum(weight[k] for k in {k for k, _ in mine}) / weight.sum())
-        seeing = sorted({k for k, _ in mine})
-        flows = [sum(self.trackers[k].flow(leak) for (k, _), leak in mine.items() if k == t) for t in seeing]
-        place.flow_m3ph = max(float(np.median(flows)), 0.0)
-        mass = self._near @ place.where
+        place.flow_m3ph = max(self._flow(mine), 0.0)
+        place.dig_pipe, place.mass = self._aim(place.where)
+
+    def _flow(self, leaks: Mapping[tuple[int, int], SeenLeak]) -> float:
+        """Return what those that see leaks see in all of them together, as a median."""
+        seeing = sorted({k for k, _ in leaks})
+        return float(np.median([sum(self.trackers[k].flow(leak) for (k, _), leak in leaks.items() if k == t) for t in seeing]))
+
+    def _aim(self, where: FloatArray) -> tuple[int, float]:
+        """Return the pipe to dig at, and how much of a probability lies within its reach.
+
+        Of all pipes whose reach holds nearly as much: the one from which it is not far to what is probable.
+        """
+        mass = self._near @ where
         j = int(np.argmax(mass))
         inside = np.flatnonzero(self.near[j])
-        # of all pipes whose reach holds nearly as much: the one from which it is not far to what is probable
-        middle = int(inside[np.argmin(self.distance[np.ix_(inside, inside)] @ place.where[inside])])
-        place.dig_pipe = middle if mass[middle] >= MOVED_SHARE * mass[j] else j
-        place.mass = min(float(mass[place.dig_pipe]), 1.0)
+        middle = int(inside[np.argmin(self.distance[np.ix_(inside, inside)] @ where[inside])])
+        pipe = middle if mass[middle] >= MOVED_SHARE * mass[j] else j
+        return pipe, min(float(mass[pipe]), 1.0)
 
     def _closing(self, place: Place) -> Closing | None:
         reasons = [
