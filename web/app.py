@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from underway.desk import crew_link
 from underway.model import Role
 from underway.store import views
-from web import api, auth, errors
+from web import api, auth, errors, operations
 from web.config import WebConfig
 from web.live import Hub
 from web.state import State
@@ -157,6 +157,7 @@ def create_app(config: WebConfig) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.add_middleware(Gate, secure=config.secure_cookies)
     app.include_router(api.router)
+    app.include_router(operations.router)
     app.include_router(_pages(config))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

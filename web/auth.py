@@ -48,6 +48,7 @@ class Permission(StrEnum):
     ORDER_SUPERVISE = "waive, reject and sign off orders"
     ORDER_WORK = "report work on orders"
     ORDER_COMMENT = "comment orders"
+    OPERATION_TELL = "tell of planned work"
 
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
@@ -60,6 +61,7 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
             Permission.ORDER_DISPATCH,
             Permission.ORDER_WORK,
             Permission.ORDER_COMMENT,
+            Permission.OPERATION_TELL,
         }
     ),
     Role.SUPERVISOR: frozenset(
@@ -71,9 +73,12 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
             Permission.ORDER_SUPERVISE,
             Permission.ORDER_WORK,
             Permission.ORDER_COMMENT,
+            Permission.OPERATION_TELL,
         }
     ),
-    Role.ENGINEER: frozenset({Permission.READ, Permission.ALARM_ACK, Permission.ALARM_OUT_OF_SERVICE, Permission.ORDER_COMMENT}),
+    Role.ENGINEER: frozenset(
+        {Permission.READ, Permission.ALARM_ACK, Permission.ALARM_OUT_OF_SERVICE, Permission.ORDER_COMMENT, Permission.OPERATION_TELL}
+    ),
     # a crew only on orders that are assigned to it, see `require_order`
     Role.CREW: frozenset({Permission.READ_OWN_ORDERS, Permission.ORDER_WORK, Permission.ORDER_COMMENT}),
 }

@@ -14,6 +14,7 @@ from underway.desk.actions import (
 )
 from underway.desk.findings import READER, Taken, TakenFinding, take_finding, take_new_findings
 from underway.desk.links import crew_link, link_of, read_crew_link
+from underway.desk.operations import tell_operation, withdraw_operation
 from underway.desk.rebuild import differences, rebuild
 from underway.desk.timers import Memory, TickReport, tick
 
@@ -40,5 +41,7 @@ __all__ = [
     "resolve_review",
     "take_finding",
     "take_new_findings",
+    "tell_operation",
     "tick",
+    "withdraw_operation",
 ]

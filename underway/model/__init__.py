@@ -46,7 +46,7 @@ from underway.model.instants import (
     from_us,
     to_us,
 )
-from underway.model.operations import OPERATION_SETTLE_US, OPERATION_US_MAX, Operation, OperationKind
+from underway.model.operations import OPERATION_SETTLE_US, OPERATION_US_MAX, TEXT_CHARS_MAX, Operation, OperationKind
 from underway.model.readings import (
     Fault,
     FaultReason,
@@ -86,6 +86,7 @@ __all__ = [
     "OPERATION_SETTLE_US",
     "OPERATION_US_MAX",
     "SECOND_US",
+    "TEXT_CHARS_MAX",
     "Alarm",
     "AlarmAck",
     "AlarmCondition",

@@ -46,6 +46,13 @@ class OperationView:
     withdrawn_by: str | None
     withdrawn_reason: str | None
 
+    def as_told(self) -> Operation:
+        """Return it as it was told, without its number."""
+        begin_us, end_us = to_us(self.begin_at), to_us(self.end_at)
+        return Operation(
+            0, self.zone_id, OperationKind(self.kind), begin_us, end_us, self.asset_id, self.flow_m3ph, self.actor, self.reason
+        )
+
 
 def place_of(conn: Connection[Any], zone_id: str | None, asset_id: str | None) -> tuple[str, str]:
     """Return (site, zone) of an operation on a zone or an asset.
@@ -91,10 +98,16 @@ def record(conn: Connection[Any], operation: Operation, recorded_at: datetime, a
                 *(operation.flow_m3ph, operation.who, operation.reason, recorded_at, action_id),
             ),
         ).fetchone()
-        if row is None:
-            row = cursor.execute("SELECT operation_id FROM operation WHERE action_id = %s", (action_id,)).fetchone()
-    assert row is not None
-    return int(row[0])
+    found = id_of_action(conn, action_id) if row is None else int(row[0])
+    assert found is not None
+    return found
+
+
+def id_of_action(conn: Connection[Any], action_id: UUID) -> int | None:
+    """Return the operation that an action wrote, None when it wrote none yet."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute("SELECT operation_id FROM operation WHERE action_id = %s", (action_id,)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def withdraw(conn: Connection[Any], operation_id: int, actor: str, reason: str, recorded_at: datetime) -> bool:
@@ -114,15 +127,28 @@ def withdraw(conn: Connection[Any], operation_id: int, actor: str, reason: str, 
     return done.rowcount == 1
 
 
-def views(conn: Connection[Any], ended_after: datetime, limit: int = ROWS_MAX) -> list[OperationView]:
-    """Return operations that end after an instant, withdrawn ones too, in the order in which they begin."""
+_VIEW = (
+    "SELECT o.operation_id, o.site_id, o.zone_id, o.asset_id, o.kind, o.begin_at, o.end_at, o.flow_m3ph, o.actor, o.reason, o.recorded_at,"
+    " o.told_batch_id IS NOT NULL AS told, w.recorded_at AS withdrawn_at, w.actor AS withdrawn_by, w.reason AS withdrawn_reason"
+    " FROM operation o LEFT JOIN operation_withdrawal w USING (operation_id)"
+)
+
+
+def view(conn: Connection[Any], operation_id: int) -> OperationView | None:
+    """Return one operation, None when there is none of that number."""
+    with conn.cursor(row_factory=class_row(OperationView)) as cursor:
+        return cursor.execute(_VIEW + " WHERE o.operation_id = %s", (operation_id,)).fetchone()
+
+
+def views(
+    conn: Connection[Any], ended_after: datetime, limit: int = ROWS_MAX, *, zone_id: str | None = None, asset_id: str | None = None
+) -> list[OperationView]:
+    """Return operations that end after an instant, withdrawn ones too, in the order in which they begin; of one zone or asset when asked."""
     with conn.cursor(row_factory=class_row(OperationView)) as cursor:
         return cursor.execute(
-            "SELECT o.operation_id, o.site_id, o.zone_id, o.asset_id, o.kind, o.begin_at, o.end_at, o.flow_m3ph, o.actor, o.reason, o.recorded_at,"
-            " o.told_batch_id IS NOT NULL AS told, w.recorded_at AS withdrawn_at, w.actor AS withdrawn_by, w.reason AS withdrawn_reason"
-            " FROM operation o LEFT JOIN operation_withdrawal w USING (operation_id) WHERE o.end_at > %s"
+            _VIEW + " WHERE o.end_at > %s AND (%s::text IS NULL OR o.zone_id = %s) AND (%s::text IS NULL OR o.asset_id = %s)"
             " ORDER BY o.begin_at, o.operation_id LIMIT %s",
-            (ended_after, min(limit, ROWS_MAX)),
+            (ended_after, zone_id, zone_id, asset_id, asset_id, min(limit, ROWS_MAX)),
         ).fetchall()
 
 

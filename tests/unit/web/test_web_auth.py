@@ -47,6 +47,9 @@ CASES = [
     (Role.ENGINEER, Permission.ALARM_OUT_OF_SERVICE, True),
     (Role.ENGINEER, Permission.ORDER_DISPATCH, False),
     (Role.CREW, Permission.ORDER_WORK, True),
+    (Role.OPERATOR, Permission.OPERATION_TELL, True),
+    (Role.ENGINEER, Permission.OPERATION_TELL, True),
+    (Role.CREW, Permission.OPERATION_TELL, False),
     (Role.CREW, Permission.READ, False),
     (Role.CREW, Permission.ALARM_ACK, False),
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
-from web import api, auth
+from web import api, auth, operations
 from web.app import create_app
 from web.config import WebConfig
 
@@ -29,7 +29,8 @@ def test_api_document_names_every_event_and_error_code() -> None:
     for event in (*auth.ALARM_EVENT_PERMISSION, *auth.ORDER_EVENT_PERMISSION):
         assert f"`{event}`" in DOCUMENT
     sources = "".join(
-        (Path(api.__file__).parent / name).read_text(encoding="utf-8") for name in ("api.py", "auth.py", "app.py", "errors.py")
+        (Path(api.__file__).parent / name).read_text(encoding="utf-8")
+        for name in ("api.py", "auth.py", "app.py", "errors.py", "operations.py")
     )
     for code in set(re.findall(r'(?:ApiError|answer)\(\s*\d{3}, "([a-z_]+)"', sources)):
         assert f"`{code}`" in DOCUMENT, code
@@ -38,7 +39,7 @@ def test_api_document_names_every_event_and_error_code() -> None:
 def test_every_reading_endpoint_asks_for_a_permission() -> None:
     open_to_all = {"/healthz", "/readyz", "/api/door", "/api/me", "/api/login", "/api/demo-login", "/api/logout"}
     checked_inside = {"/api/orders/{order_id}", "/api/orders/{order_id}/actions", "/api/alarms/{alarm_id}/actions", "/api/events"}
-    for route in api.router.routes:
+    for route in (*api.router.routes, *operations.router.routes):
         assert isinstance(route, APIRoute)
         guarded = any("check" in getattr(d.call, "__qualname__", "") for d in route.dependant.dependencies)
         assert guarded or route.path in open_to_all | checked_inside, route.path
