@@ -22,6 +22,7 @@ from detectors.water.meter_sizing import MeterSizing, sizing_channels
 from detectors.water.meter_stopped import MeterStopped
 from detectors.water.meter_tamper import MeterTamper, tamper_channels
 from detectors.water.network_leaks import NetworkLeaks
+from detectors.water.prv import PressureReducingValve
 from detectors.water.pump_efficiency import PumpEfficiency
 from detectors.water.quality import stations
 from detectors.water.tank_level import TankLevel
@@ -159,7 +160,10 @@ def _stations(registry: Registry, channels: Sequence[Channel]) -> list[Planned]:
     assets = {a.asset_id: a for a in registry.assets}
     tanks = TankLevel.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.TANK}, channels)
     pumps = PumpEfficiency.plan({i: a for i, a in assets.items() if a.asset_class is AssetClass.PUMP}, channels)
-    return [*(Planned(d.key, d.channels, frames=d) for d in tanks), *(Planned(d.key, d.channels, frames=d) for d in pumps)]
+    valves = {i: a for i, a in assets.items() if a.asset_class is AssetClass.VALVE}
+    reducing = PressureReducingValve.plan(valves, channels, registry.site.timezone)
+    found: list[TankLevel | PumpEfficiency | PressureReducingValve] = [*tanks, *pumps, *reducing]
+    return [Planned(d.key, d.channels, frames=d) for d in found]
 
 
 def _road(registry: Registry, channels: Sequence[Channel], channel_ids: Collection[int] | None) -> list[Planned]:

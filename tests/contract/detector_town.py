@@ -70,6 +70,9 @@ def make_registry() -> Registry:
         _channel(42, "pu-01", "suction", q.PRESSURE, "pump_suction", "st", "pu-01"),
         _channel(43, "pu-01", "discharge", q.PRESSURE, "pump_discharge", "st", "pu-01"),
         _channel(44, "pu-01", "power", q.POWER, "pump_power", "st", "pu-01"),
+        _channel(45, "v-01", "upstream", q.PRESSURE, "prv_upstream", "st", "v-01"),
+        _channel(46, "v-01", "downstream", q.PRESSURE, "prv_downstream", "st", "v-01"),
+        _channel(47, "v-01", "flow", q.FLOW, "prv_flow", "st", "v-01"),
     )
     assets = (
         *(Asset(f"p-{i}", "town", "z1", AssetClass.PIPE, f"Main {i}", attributes={"length_m": 100.0}) for i in (1, 2, 3)),
@@ -79,6 +82,7 @@ def make_registry() -> Registry:
         Asset("tk-01", "town", "st", AssetClass.TANK, "Hill tank", attributes={"diameter_m": 12.0, "overflow_m": 4.5, "low_m": 1.0}),
         Asset("tk-02", "town", "st", AssetClass.TANK, "Low tank", attributes={"area_m2": 100.0, "overflow_m": 4.5, "low_m": 1.0}),
         Asset("pu-01", "town", "st", AssetClass.PUMP, "Pump 1"),
+        Asset("v-01", "town", "st", AssetClass.VALVE, "Valve 1"),
         Asset("dr-01", "town", "road", AssetClass.CULVERT, "Culvert", attributes={"depth_m": 1.2}),
     )
     ids = dict.fromkeys(c.device_id for c in channels)
@@ -156,6 +160,12 @@ def make_batch(first: int, steps: int, seed: int, faults: bool = False, historic
         42: 40 + noise(0.5),
         43: 40 + head,
         44: pumped * head / 3600 / (0.7 - 0.00004 * (pumped - 100) ** 2) * np.where(broken, 1.15, 1.0) * (1 + noise(0.004)),
+    }
+    reduced = 40 + 20 * np.sin(day) + noise(0.5)
+    columns |= {
+        45: 600 - 0.01 * reduced**2 + noise(1.5),
+        46: 380 - 0.1 * reduced + np.where(broken, 60.0, 0.0) + noise(1.5),
+        47: reduced,
     }
     resolution = {c.channel_id: c.resolution for c in make_registry().channels}
     every = {8: 3, 9: 3, 10: 2, 11: 2}

@@ -80,6 +80,7 @@ def test_law_the_faulty_tail_is_found(name: str) -> None:
         "tank-level@1/tk-01": {FindingKind.TANK_OVERFLOW},
         "tank-level@1/tk-02": {FindingKind.TANK_LOW, FindingKind.TANK_BALANCE},
         "pump-efficiency@1/pu-01": {FindingKind.PUMP_EFFICIENCY},
+        "prv@1/v-01": {FindingKind.PRV_FAULT},
         BANK: set(FindingKind) - SLOW,
     }
     assert kinds == wanted[name]

@@ -182,7 +182,8 @@ class Channel:
     role : str
         What detectors use it for: ``zone_inflow``, ``tank_flow``, ``zone_pressure``, ``tank_level``, ``roughness``, ``bridge_frequency``,
         ``bridge_temperature``, ``drain_level``, ``rain``, ``water_quality``, ``customer_meter``, ``tamper_flag``,
-        ``pump_flow``, ``pump_suction``, ``pump_discharge``, ``pump_power``, ``health``.
+        ``pump_flow``, ``pump_suction``, ``pump_discharge``, ``pump_power``, ``prv_upstream``,
+        ``prv_downstream``, ``prv_flow``, ``health``.
     sign : int
         For ``zone_inflow``: +1 when positive flow enters ``zone_id``, -1 when it leaves it.
         A boundary meter between two zones has one channel a zone (``flow`` and ``flow_other``), or two roles through ``also_zone_id``.

@@ -38,6 +38,7 @@ class FindingKind(StrEnum):
     TANK_LOW = "tank.low"
     TANK_BALANCE = "tank.balance"
     PUMP_EFFICIENCY = "pump.efficiency"
+    PRV_FAULT = "prv.fault"
 
 
 class FindingPhase(StrEnum):

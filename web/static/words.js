@@ -22,6 +22,7 @@ export const KIND = {
   "tank.low": "Tank low",
   "tank.balance": "Tank balance open",
   "pump.efficiency": "Pump efficiency loss",
+  "prv.fault": "Pressure reducing valve fault",
 };
 
 export const PRIORITY = {

@@ -185,7 +185,7 @@ SHORT = "1..64 of a-z, 0-9, '-' and '_'"
         ),
         pytest.param(
             channel_csv(role="rain"),
-            "'role' of pressure must be one of zone_pressure, pump_suction, pump_discharge, health, got 'rain'",
+            "'role' of pressure must be one of zone_pressure, pump_suction, pump_discharge, prv_upstream, prv_downstream, health, got 'rain'",
             id="role-of-quantity",
         ),
         pytest.param(

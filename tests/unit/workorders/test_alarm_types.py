@@ -29,7 +29,7 @@ def test_policy_every_problem_is_listed_at_once() -> None:
     assert caught.value.problems == (
         "sla.urgent.ack_min must be a number in 1..1e+09, got 0",
         "alarm.leak.burst.order_type must be one of leak_repair, road_repair, bridge_inspection, drain_clearing, sensor_check, water_quality, "
-        "tank_check, pump_service,"
+        "tank_check, pump_service, prv_service,"
         " got 'dig'",
         "alarm.leak.burst.priority must be one of urgent, high, medium, low, journal, got 'panic'",
         "alarm.leak.burst.shelvable must be true or false, got 'yes'",
