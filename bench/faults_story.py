@@ -1,9 +1,10 @@
-"""Draw a simulated tank and pump: what was measured, what was expected, and what was found.
+"""Draw a simulated tank and pump, or a pressure reducing valve: what was measured, what was expected, and what was found.
 
     python bench/faults_story.py 1 48 62 docs/images/tank-and-pump.svg
+    python bench/faults_story.py 3 79 98 docs/images/prv.svg prv
 
-Arguments: seed, first and last day, file. Readings are black, expected values blue, faults red, what only looks like one grey; a line stands where a
-finding was raised (solid) or cleared (dashed).
+Arguments: seed, first and last day, file, what (station or prv). Readings are black, expected values blue, faults red, what only looks like one
+grey; a line stands where a finding was raised (solid) or cleared (dashed).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from detectors.bank import Bank
+from simulators.prv_station import PRV_FAULTS, simulate_prv
 from simulators.water_faults import DAY_STEPS, FAULTS, STEP_S, simulate_faults
-from underway.app.bench.faults import BEGIN_US, CHANNELS, make_registry
+from underway.app.bench import prv
+from underway.app.bench.fault_replay import BEGIN_US
+from underway.app.bench.faults import CHANNELS, make_registry
 from underway.model import Finding, FindingPhase, ReadingBatch
 
 WIDTH, PANEL, LEFT = 980, 120, 90
@@ -23,11 +27,26 @@ FONT = "font-family='sans-serif' font-size='11'"
 Series = dict[str, list[tuple[float, float, float]]]
 
 
-def replayed(seed: int, days: int) -> tuple[list[Finding], Series, list[tuple[str, float, float, bool]]]:
-    """Return findings, (day, observed, expected) of every signal, and what happened."""
+Happened = list[tuple[str, float, float, bool]]
+
+
+def station(seed: int, days: int) -> tuple[Bank, np.ndarray, Happened]:
+    """Return a bank for a tank and a pump, what their gauges said, and what happened."""
     run, bank = simulate_faults(seed, days), Bank(make_registry())
-    bank = bank.only([key for key in bank.lane_keys if key.startswith(("tank-level", "pump-efficiency"))])
-    value = np.column_stack([run.signals[name] for name, *_ in CHANNELS])
+    happened = [(h.what.value, h.begin / DAY_STEPS, h.end / DAY_STEPS, h.what in FAULTS) for h in run.happened]
+    return bank, np.column_stack([run.signals[name] for name, *_ in CHANNELS]), happened
+
+
+def valve(seed: int, days: int) -> tuple[Bank, np.ndarray, Happened]:
+    """Return the same of a pressure reducing valve."""
+    run, bank = simulate_prv(seed, days), Bank(prv.make_registry())
+    happened = [(h.what.value, h.begin / DAY_STEPS, h.end / DAY_STEPS, h.what in PRV_FAULTS) for h in run.happened]
+    return bank, np.column_stack([run.signals[name] for name, *_ in prv.CHANNELS]), happened
+
+
+def replayed(bank: Bank, value: np.ndarray) -> tuple[list[Finding], Series]:
+    """Return findings, and (day, observed, expected) of every signal."""
+    bank = bank.only([key for key in bank.lane_keys if key.startswith(("tank-level", "pump-efficiency", "prv"))])
     findings: list[Finding] = []
     series: Series = {}
     for first in range(0, len(value), DAY_STEPS):
@@ -39,17 +58,22 @@ def replayed(seed: int, days: int) -> tuple[list[Finding], Series, list[tuple[st
         for i in range(len(e)):
             day = (int(e.at_us[i]) - BEGIN_US) / 86_400e6
             series.setdefault(e.signals[int(e.signal[i])].name, []).append((day, float(e.observed[i]), float(e.expected[i])))
-    return findings, series, [(h.what.value, h.begin / DAY_STEPS, h.end / DAY_STEPS, h.what in FAULTS) for h in run.happened]
+    return findings, series
 
 
 def main() -> int:
     seed, begin, end, out = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
-    findings, series, happened = replayed(seed, int(end) + 6)
+    of_valve = sys.argv[5:] == ["prv"]
+    bank, value, happened = (valve if of_valve else station)(seed, int(end) + 6)
+    findings, series = replayed(bank, value)
 
     def x(day: float) -> float:
         return LEFT + (min(max(day, begin), end) - begin) / (end - begin) * (WIDTH - LEFT - 10)
 
-    height, title = 70 + PANEL * len(series), "A tank and a pump: readings, what was expected, what was found"
+    height, title = (
+        70 + PANEL * len(series),
+        f"{'A valve' if of_valve else 'A tank and a pump'}: readings, what was expected, what was found",
+    )
     parts = [f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img' aria-label='{title}'>"]
     parts += [f"<title>{title}</title>", f"<rect width='{WIDTH}' height='{height}' fill='white'/>"]
     for what, a, b, fault in happened:

@@ -40,6 +40,8 @@ NOISE, FLOOR_KPA = 0.02, 1.0
 EFFECT_KPA = 8.0
 MARGIN_KPA = 25.0
 """Closer than that to what it should hold, the inlet starves the valve, which is then no fault of it."""
+OPEN_SHARE = 0.6
+"""A valve that takes less than that part of what it usually takes, and lets too little through, stands open."""
 USUAL_TIMES = 1.1
 """More flow than so many times the largest that was learned at that hour is a draw beyond what the valve is there for, a fire that is fought."""
 SAME_MAX = 6
@@ -48,9 +50,10 @@ LEARN_DAYS, ROWS_MIN = 7, 1200
 YEARS_PER_FALSE = 30.0
 WAIT_STEPS = 72
 MEMORY, CLIP_SD, STATISTICS_MIN = 8640.0, 4.0, 200.0
-READINGS_MIN, WINDOW_MIN, WINDOW_MAX = 6, 12, 576
+READINGS_MIN, WINDOW_MIN, WINDOW_MAX = 6, 288, 576
+"""It clears after a day: a seat that leaks shows at night only, a strainer by day."""
 UPDATE_US = 6 * 60 * MINUTE_US
-HUNT_EFFECT, HUNT_READINGS = 1.6, 12
+HUNT_EFFECT, HUNT_READINGS, HUNT_WINDOW = 1.6, 6, 24
 """Natural logarithm of the squared step from one reading to the next: 1.6 is a step 2.2 times as large."""
 FOLLOW_SHARE, ALONE_TIMES, SHUT_SHARE, SINCE_GAIN = 0.6, 2.0, 0.5, 1.0 / 36.0
 
@@ -71,16 +74,17 @@ class PressureReducingValve(AdaptingDetector):
     A valve that regulates holds ``p2 = set(hour) - droop q``. Expected is that line, learned by `BayesForecast` with one level for each hour
     of the day and one slope, six hours late and not while a condition or a hold is open. Residual up and down into a `ShiftMonitor`, at least
     8 kPa, once in 30 years by chance; the logarithm of the squared step from one reading to the next into another: a valve that hunts shows
-    larger steps. Left out: an inlet less than 25 kPa above what is expected (starved), a flow of more than 1.1 times the largest that its hour
-    had (a fire is fought), a gauge that repeats itself.
+    larger steps. Left out: an inlet less than 25 kPa above what is expected; too little downstream although the valve takes less than 0.6 of
+    what it usually takes (it starves, or no valve could hold that draw); a flow of more than 1.1 times the largest that its hour had; a gauge
+    that repeats itself; steps, while the level is off.
     ``details["cause"]``: ``failed-open`` where the rise is 0.6 of what lies between the two sides, ``failed-shut`` where less than half is left,
     ``seat-leaks`` where the rise is twice as large below the mean flow as above, ``clogged`` where the fall is twice as large above,
     ``hunting``, else ``setting``. Judged after 7 days and 1200 grid times. Cost and state: `underway bench faults`.
 
     Blind to: what it does in the first 7 days; a setting that creeps so slowly that it is learned; which of setting, seat and strainer it is
-    where there is no flow meter; a draw of hours, which looks like a clogged valve where there is no flow meter, or where it is no larger than
-    that hour had before; an hour whose setting was not learned yet (the change of the clocks shifts a schedule that runs by UTC); oscillation
-    slower than an hour; a valve that fails open while its inlet starves.
+    where there is no flow meter; a large draw of hours that the valve nearly holds, which looks like a clogged one; an hour whose setting was
+    not learned yet (the change of the clocks shifts a schedule that runs by UTC); oscillation slower than an hour; a valve that fails open
+    while its inlet starves.
 
     References
     ----------
@@ -115,7 +119,7 @@ class PressureReducingValve(AdaptingDetector):
         )
         self.threshold = cusum_threshold(YEARS_PER_FALSE * 365 * DAY_US / GRID_US)
         self.monitor = ShiftMonitor(ShiftRules(self.threshold, (1, -1), READINGS_MIN, EFFECT_KPA, WINDOW_MIN, WINDOW_MAX, UPDATE_US))
-        self.hunt = ShiftMonitor(ShiftRules(self.threshold, (1,), HUNT_READINGS, HUNT_EFFECT, 2 * WINDOW_MIN, WINDOW_MAX, UPDATE_US))
+        self.hunt = ShiftMonitor(ShiftRules(self.threshold, (1,), HUNT_READINGS, HUNT_EFFECT, HUNT_WINDOW, WINDOW_MAX, UPDATE_US))
         self.forecast = BayesForecast(HOURS + 1, NOISE)
         self.holds = HoldBook()
         self.first_us, self.frozen_us, self.last_us = NEVER_US, NEVER_US, NEVER_US
@@ -124,6 +128,7 @@ class PressureReducingValve(AdaptingDetector):
         self.scale = np.ones(2)  # of the downstream pressure and of the flow: weights are about 1 then
         self.flow_max, self.flow_mean = np.zeros(HOURS), 1.0
         self.square, self.squares, self.offset, self.rows = 0.0, 0.0, 0.0, 0
+        self.between = 0.0  # mean of what the valve takes, kPa
         self.step_mean, self.step_square = 0.0, 1.0
         self.hunt_offset = 0.0
         self.since = np.zeros(3)  # mean residual of late: below and above the mean flow, and what lies between the two sides
@@ -183,9 +188,11 @@ class PressureReducingValve(AdaptingDetector):
         mean, widen = self.forecast.predict(x)
         expected = mean * float(self.scale[0]) + self.offset
         learned = self.squares >= STATISTICS_MIN
-        if learned and row[UPSTREAM] < expected + MARGIN_KPA:
+        left, between = float(row[DOWNSTREAM]) - expected, float(row[UPSTREAM] - row[DOWNSTREAM])
+        # too little comes through although the valve takes less than usual: it stands open as it should, the inlet or the draw is to blame
+        wide_open = left < 0.0 and between < OPEN_SHARE * self.between
+        if learned and (row[UPSTREAM] < expected + MARGIN_KPA or wide_open):
             return
-        left = float(row[DOWNSTREAM]) - expected
         self.last_left, self.last_us = left, at
         # without a step from the reading before, restlessness is not known
         step = math.log((left - before) ** 2 + (0.25 * FLOOR_KPA) ** 2) if near and math.isfinite(before) else math.nan
@@ -198,7 +205,7 @@ class PressureReducingValve(AdaptingDetector):
             self.since[2] += SINCE_GAIN * (float(row[UPSTREAM]) - expected - self.since[2])
             self._judge(at, (float(row[DOWNSTREAM]), expected, sd), step, historical, out)
         if not self.frozen:
-            self.waiting.append((at, np.array([hour, row[FLOW], step]), float(row[DOWNSTREAM]) - self.offset))
+            self.waiting.append((at, np.array([hour, row[FLOW], step, between]), float(row[DOWNSTREAM]) - self.offset))
             while len(self.waiting) > WAIT_STEPS:
                 self._learn(*self.waiting.pop(0)[1:])
 
@@ -214,7 +221,8 @@ class PressureReducingValve(AdaptingDetector):
         usual, spread = self.step_mean + self.hunt_offset, math.sqrt(self.step_square)
         learn, reports = not self.holds, []
         reports.append(self.monitor.judge(at, observed - expected, sd, observed, expected, ready, historical, learn=learn))
-        if math.isfinite(step):
+        # a valve whose level is off also steps otherwise: that is one failure, not two
+        if math.isfinite(step) and (self.monitor.open is None or self.hunt.open is not None):
             reports.append(self.hunt.judge(at, step - usual, spread, step, usual, ready, historical, learn=learn))
         begun = [r.onset_us for r in reports if r is not None and r.phase is FindingPhase.RAISE]
         if begun:
@@ -227,7 +235,7 @@ class PressureReducingValve(AdaptingDetector):
                 self._emit(at, report, number == 1, out)
 
     def _learn(self, point: FloatArray, pressure: float) -> None:
-        hour, flow, step = point.tolist()
+        hour, flow, step, between = point.tolist()
         x, scale = self._features(int(hour), flow), float(self.scale[0])
         mean, widen = self.forecast.predict(x)
         error = pressure - mean * scale
@@ -239,6 +247,7 @@ class PressureReducingValve(AdaptingDetector):
         self.rows += 1
         self.forecast.learn(x, mean + error / scale)
         self.flow_max[int(hour)] = max(float(self.flow_max[int(hour)]), flow)
+        self.between += (between - self.between) / self.squares
         self.flow_mean += (flow - self.flow_mean) / self.squares
         if math.isfinite(step):
             self.step_mean += (step - self.step_mean) / self.squares
@@ -309,8 +318,8 @@ class PressureReducingValve(AdaptingDetector):
 
 
 _PLAIN = (
-    "first_us", "frozen_us", "last_us", "last", "same", "last_left", "scale", "flow_max", "flow_mean", "square", "squares", "offset", "rows",
-    "step_mean", "step_square", "hunt_offset", "since",
+    "first_us", "frozen_us", "last_us", "last", "same", "last_left", "scale", "flow_max", "flow_mean", "square", "squares", "offset",
+    "rows", "between", "step_mean", "step_square", "hunt_offset", "since",
 )  # fmt: skip
 _WORDS = {
     "failed-open": "the pressure goes through, it has failed open",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,16 +13,18 @@ from rich.table import Table
 from detectors.bank import Bank
 from detectors.water.pump_efficiency import PumpEfficiency
 from detectors.water.tank_level import TankLevel
+from simulators.prv_station import PRV_FAULTS
 from simulators.water_faults import AREA_M2, DAY_STEPS, FAULTS, LOW_M, OVERFLOW_M, QUIET_DAYS, STEP_S, FaultRun, Mishap, simulate_faults
+from underway.app.bench.fault_replay import AFTER_STEPS, Alarm, Cost, begins, judged_by, lasting
+from underway.app.bench.prv import KIND as PRV_KIND
+from underway.app.bench.prv import run_prv
 from underway.model import (
     CANONICAL_UNIT,
     Asset,
     AssetClass,
     Channel,
     FindingKind,
-    FindingPhase,
     Quantity,
-    ReadingBatch,
     Registry,
     Site,
     Zone,
@@ -32,10 +33,7 @@ from underway.model import (
 
 HELD_OUT_SEEDS = (201, 202, 203, 204, 205, 206, 207, 208)
 """On these nothing was tuned."""
-BEGIN_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
 OURS, BASELINE = "detectors", "fixed limits"
-AFTER_STEPS = 36
-"""What is raised up to three hours after a fault ended still counts as found."""
 KIND_OF = {
     Mishap.OVERFLOW: "tank.overflow",
     Mishap.EMPTYING: "tank.low",
@@ -51,19 +49,6 @@ CHANNELS = (
     ("suction", Quantity.PRESSURE, "pump_suction", "pu-1", 1, 0.1), ("discharge", Quantity.PRESSURE, "pump_discharge", "pu-1", 1, 0.1),
     ("power", Quantity.POWER, "pump_power", "pu-1", 1, 0.01),
 )  # fmt: skip
-Alarm = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a detector costs with its lane: microseconds of CPU a grid time, bytes of state at the end."""
-
-    us_a_step: float
-    state_bytes: int
-
-    def dearest(self, other: Cost) -> Cost:
-        """Return the larger of both figures each."""
-        return Cost(max(self.us_a_step, other.us_a_step), max(self.state_bytes, other.state_bytes))
 
 
 def make_registry() -> Registry:
@@ -87,26 +72,9 @@ def our_alarms(run: FaultRun) -> tuple[list[Alarm], dict[str, Cost]]:
     costs: dict[str, Cost] = {}
     for key, detector in whole.detectors.items():
         if isinstance(detector, TankLevel | PumpEfficiency):
-            mine, costs[detector.name] = _judged_by(whole.only([key]), run)
+            mine, costs[detector.name] = judged_by(whole.only([key]), np.column_stack([run.signals[name] for name, *_ in CHANNELS]))
             alarms += mine
     return alarms, costs
-
-
-def _judged_by(bank: Bank, run: FaultRun) -> tuple[list[Alarm], Cost]:
-    value = np.column_stack([run.signals[name] for name, *_ in CHANNELS])
-    alarms: list[Alarm] = []
-    cpu_s = 0.0
-    for first in range(0, len(value), DAY_STEPS):
-        row, column = np.nonzero(np.isfinite(value[first : first + DAY_STEPS]))
-        at = BEGIN_US + (first + row) * STEP_S * 1_000_000
-        batch = ReadingBatch.from_columns(column + 1, at, value[first + row, column])
-        began = time.process_time()
-        out = bank.step(batch)
-        cpu_s += time.process_time() - began
-        raised = [f for f in out.findings if f.phase is FindingPhase.RAISE]
-        alarms += [(f.kind.value, (f.detected_us - BEGIN_US) // (STEP_S * 1_000_000)) for f in raised]
-    state = sum(len(bank.part_state(name)) for name in bank.parts())
-    return alarms, Cost(1e6 * cpu_s / len(value), state)
 
 
 def fixed_alarms(run: FaultRun) -> list[Alarm]:
@@ -124,24 +92,11 @@ def fixed_alarms(run: FaultRun) -> list[Alarm]:
     worn = np.zeros(len(eta), np.bool_)
     worn[runs[72:]] = smooth[72:] < usual - FIXED_ETA_LOSS
     return [
-        *_begins("tank.overflow", _lasting(s["level"] > FIXED_HIGH_M, 2), 1),
-        *_begins("tank.low", _lasting(s["level"] < FIXED_LOW_M, 2), 1),
-        *_begins("tank.balance", _lasting(np.abs(gap) > FIXED_GAP_M3PH, 3), 12),
-        *_begins("pump.efficiency", worn, 1),
+        *begins("tank.overflow", lasting(s["level"] > FIXED_HIGH_M, 2), 1),
+        *begins("tank.low", lasting(s["level"] < FIXED_LOW_M, 2), 1),
+        *begins("tank.balance", lasting(np.abs(gap) > FIXED_GAP_M3PH, 3), 12),
+        *begins("pump.efficiency", worn, 1),
     ]
-
-
-def _lasting(on: np.ndarray, count: int) -> np.ndarray:
-    return np.convolve(on, np.ones(count))[: len(on)] >= count
-
-
-def _begins(kind: str, on: np.ndarray, steps: int) -> list[Alarm]:
-    """Return where a condition begins, once a day at most."""
-    alarms: list[Alarm] = []
-    for i in (np.flatnonzero(on) + 1) * steps:
-        if not alarms or i - alarms[-1][1] >= DAY_STEPS:
-            alarms.append((kind, int(i)))
-    return alarms
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +165,13 @@ def run_faults(seeds: Sequence[int], days: int, told: Callable[[str], None] = la
         found = [d for d in all_of if d is not None]
         scores.append(FaultScore(method, fault.value, len(all_of), len(found), float(np.median(found)) if found else None))
     rates = {m: {k: round(n / years, 2) for k, n in of.items()} for m, of in false.items()}
+    ours_prv, fixed_prv, costs["prv"] = run_prv(seeds, days, told)
+    for method, valves in ((OURS, ours_prv), (BASELINE, fixed_prv)):
+        rates[method][PRV_KIND] = round(sum(v.false for v in valves) / years, 2)
+        for event in PRV_FAULTS:
+            all_of = [d for v in valves for d in v.delays[event]]
+            found = [d for d in all_of if d is not None]
+            scores.append(FaultScore(method, event.value, len(all_of), len(found), float(np.median(found)) if found else None))
     return FaultReport(tuple(seeds), days, tuple(scores), rates, costs)
 
 
@@ -219,17 +181,18 @@ def print_faults(console: Console, report: FaultReport) -> None:
     for name in ("fault", "kind", OURS, BASELINE):
         table.add_column(name)
     of = {(s.method, s.fault): s for s in report.scores}
-    for fault in FAULTS:
+    kinds = [(fault.value, KIND_OF[fault]) for fault in FAULTS] + [(event.value, PRV_KIND) for event in PRV_FAULTS]
+    for fault, kind in kinds:
         cells = []
         for method in (OURS, BASELINE):
-            s = of[method, fault.value]
+            s = of[method, fault]
             cells.append(f"{s.found} of {s.happened}" + ("" if s.delay_min is None else f", {s.delay_min:.0f} min"))
-        table.add_row(fault.value, KIND_OF[fault], *cells)
+        table.add_row(fault, kind, *cells)
     console.print(table)
     false = Table(title="False findings a station-year")
     for name in ("kind", OURS, BASELINE):
         false.add_column(name)
-    for kind in KINDS:
+    for kind in (*KINDS, PRV_KIND):
         false.add_row(FindingKind(kind).value, *(f"{report.false_a_year[m][kind]:.2f}" for m in (OURS, BASELINE)))
     console.print(false)
     cost = Table(title="Cost of the detectors, lane included")
