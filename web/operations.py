@@ -43,10 +43,11 @@ class NewOperation(BaseModel):
 
 
 class Withdrawal(BaseModel):
-    """Why an operation does not take place, or not any more."""
+    """Why an operation does not take place, or not any more; an ``action_id`` may come along, once is enough without it."""
 
     model_config = ConfigDict(extra="forbid")
     reason: Text
+    action_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

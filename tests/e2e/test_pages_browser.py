@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -446,3 +446,42 @@ def test_crew_page_expired_link_says_what_to_do(serve: Serve, browse: Callable[.
         browser = browse(390, 844, phone=True)
         browser.open(f"{town.url}/crew/{desk.crew_link(SECRET, 'c1', web_town.NOW_AT)}")
         browser.until_text("#banner", "This link has expired")
+
+
+@pytest.mark.parametrize(("width", "height", "phone"), SIZES[1:])
+def test_operator_page_planned_work_is_told_seen_and_called_off(
+    serve: Serve, browse: Callable[..., Browser], tmp_path: Path, width: int, height: int, phone: bool
+) -> None:
+    with serve("calm") as town:
+        browser = browse(width, height, phone)
+        browser.open(town.url)
+        browser.click("[data-testid=show-planned]")
+        browser.until_text("[data-testid=planned]", "Nobody has told of planned work")
+        assert not browser.all("[data-testid=tell-planned]"), "a reader cannot tell of any"
+        browser.click("dialog button[aria-label=Close]")
+        browser.click("[data-testid=demo-operator]")
+        browser.click("[data-testid=show-planned]")
+        browser.click("[data-testid=tell-planned]")
+        browser.one("#f-reason").send_keys("permit 2026-117")
+        browser.one("#f-flow_m3ph").send_keys("40")
+        begin = browser.one("#f-begin_at").get_attribute("value") or ""  # on the town's clock, an hour ahead of UTC; the page's runs on
+        assert "2026-03-11T05:40" <= begin < "2026-03-11T06:00"
+        for name, wall in (("begin_at", "2026-03-11T05:30"), ("end_at", "2026-03-11T07:30")):
+            browser.driver.execute_script(f"document.querySelector('#f-{name}').value = '{wall}'")
+        browser.click("dialog button.main")
+        browser.until_text("[data-testid=planned-list]", "Flushing, Northgate")
+        assert "permit 2026-117" in browser.text("[data-testid=planned-list]")
+        browser.until_text("[data-testid=show-planned]", "1 running")
+        row = town.conn.execute("SELECT zone_id, kind, begin_at, end_at - begin_at, flow_m3ph, actor FROM operation").fetchone()
+        begin_at = datetime(2026, 3, 11, 4, 30, tzinfo=UTC)
+        assert row == ("z1", "flushing", begin_at, timedelta(hours=2), 40.0, "demo:operator")
+        wide = browser.driver.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, "the page must not scroll sideways"
+        browser.driver.save_screenshot(str(tmp_path / "planned.png"))
+        browser.click("[data-testid=planned-list] button")
+        browser.one("#f-reason").send_keys("rain")
+        browser.click("dialog button.main")
+        browser.until_text("[data-testid=planned-list]", "called off")
+        assert town.conn.execute("SELECT actor, reason FROM operation_withdrawal").fetchall() == [("demo:operator", "rain")]
+        assert browser.problems() == []
+        assert browser.foreign_requests(town.url) == []

@@ -2,6 +2,7 @@
 import { $, ApiError, call, h, keyed, once, s, uuid } from "./dom.js";
 import { Chart } from "./chart.js";
 import { NetworkMap, glyph } from "./map.js";
+import { phaseOf, plannedBody, plannedFields, plannedList } from "./planned.js";
 import { ALARM_STATE, CLOCK, ORDER_EVENT, ORDER_STATE, PRIORITY, STEPS, STEP_OF, Times, kind, num, pretty, signal, span, unit, verified, words } from "./words.js";
 
 const RANK = ["urgent", "high", "medium", "low", "journal"];
@@ -15,7 +16,7 @@ const NEEDS_PERSON = (a) => a.suppression === "none" && a.ack === "unacked";
 const BETWEEN = ["INVESTIGATING", "ACTION", "VERIFYING"]; // of an incident: its alarms and orders say the same
 const QUIET = (a) => a.suppression !== "none";
 
-const view = { me: null, data: null, read: 0, times: new Times("UTC"), names: {}, zones: {}, selected: null, zone: null, hours: 48, signal: null, followed: false, known: null };
+const view = { me: null, data: null, read: 0, times: new Times("UTC"), names: {}, zones: {}, selected: null, zone: null, hours: 48, signal: null, followed: false, known: null, planned: [] };
 let map;
 let chart;
 
@@ -422,6 +423,37 @@ async function showReviews() {
   );
 }
 
+/** Planned work: while it runs its zone is not watched for leaks, so everybody sees it and few may tell of it. */
+async function showPlanned() {
+  let operations;
+  try {
+    ({ operations } = await call("/api/operations?days=7"));
+  } catch (error) {
+    note(error.message, true);
+    return;
+  }
+  const allowed = may("tell of planned work");
+  const again = async (sent) => (await sent) && (showPlanned(), false); // the list takes the place of the form
+  const callOff = (o) => ask("Call off planned work", [["reason", "Why", area()]], (f) => again(act(`/api/operations/${o.operation_id}/withdraw`, { reason: f.reason }, "Called off")), "Call off");
+  const tell = () => ask("Tell of planned work", plannedFields(view.zones, now(), view.times.zone, select, area), (f) => again(act("/api/operations", plannedBody(f, view.times.zone), "Told")), "Tell");
+  openDialog(
+    "Planned work",
+    h(
+      "div",
+      { "data-testid": "planned" },
+      h("p", { className: "soft" }, "From its begin to an hour after its end, what the zone measures is no sign of a leak."),
+      plannedList(operations, { now: now(), clock, names: view.names, person, callOff: allowed ? callOff : null }),
+      allowed && h("p", { className: "buttons" }, h("button", { type: "button", className: "main", "data-testid": "tell-planned", onclick: tell }, "Tell of planned work…")),
+    ),
+    true,
+  );
+}
+
+function plannedButton() {
+  const running = view.planned.filter((o) => phaseOf(o, now()) === "running").length;
+  once($("planned"), running, () => [h("button", { type: "button", className: "small", "data-focus": "planned", "data-testid": "show-planned", onclick: showPlanned }, running ? `Planned work: ${running} running…` : "Planned work…")]);
+}
+
 async function showOrder(id) {
   let d;
   try {
@@ -604,6 +636,7 @@ function render() {
   $("feed-empty").hidden = d.events.length > 0;
   const chosen = d.alarms.find((a) => a.alarm_id === view.selected);
   once($("evidence"), [chosen, view.me.may.length, Object.keys(view.names).length], () => (chosen ? evidence(chosen) : [h("p", { className: "empty" }, "No alarm is open. Choose a zone on the map to see its inflow.")]));
+  plannedButton();
   chartChoices();
   overlay();
   announce(d.alarms.filter(NEEDS_PERSON));
@@ -621,7 +654,9 @@ async function refresh() {
   if (reading) return reading;
   reading = (async () => {
     try {
-      const data = await call("/api/overview", { signal: AbortSignal.timeout(8000) });
+      const signal = AbortSignal.timeout(8000);
+      const [data, planned] = await Promise.all([call("/api/overview", { signal }), call("/api/operations?days=0", { signal })]);
+      view.planned = planned.operations;
       const first = !view.data;
       view.data = data;
       view.read = performance.now();
