@@ -226,7 +226,7 @@ def faults(
     days: Annotated[int, typer.Option(help="Days a station; the first 20 are for learning.", min=30)] = 120,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Let simulated stations (a tank and a pump, a pressure reducing valve) with faults be judged by the bank of detectors and by fixed limits, side by side."""
+    """Let simulated stations (a tank and a pump, a pressure reducing valve) be judged by the bank of detectors and by fixed limits, side by side."""
     from underway.app.bench.faults import HELD_OUT_SEEDS, print_faults, run_faults
 
     with Console(stderr=True).status("faults") as said:
