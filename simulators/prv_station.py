@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from simulators.water_faults import DAY_STEPS, QUIET_DAYS, SLOT_DAYS, Floats
 
-STEP_S, DAY_STEPS = 300, 288
-QUIET_DAYS, SLOT_DAYS = 20, 5
 INLET_KPA, INLET_LOSS = 620.0, 0.008
 SET_DAY_KPA, SET_NIGHT_KPA, DROOP_KPA_PER_M3PH = 380.0, 330.0, 0.12
 VALVE_LOSS = 0.006

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.bank import Bank
+from simulators.water_faults import DAY_STEPS, STEP_S
 from underway.model import FindingPhase, ReadingBatch
 
 BEGIN_US = 1_771_200_000_000_000  # 2026-02-16T00:00Z, a Monday
-STEP_S, DAY_STEPS = 300, 288
 AFTER_STEPS = 36
 """What is raised up to three hours after a fault ended still counts as found."""
 Alarm = tuple[str, int]

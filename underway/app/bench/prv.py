@@ -9,7 +9,8 @@ import numpy as np
 
 from detectors.bank import Bank
 from detectors.water.prv import DOWNSTREAM_ROLE, FLOW_ROLE, UPSTREAM_ROLE, PressureReducingValve
-from simulators.prv_station import DAY_STEPS, PRV_FAULTS, QUIET_DAYS, STEP_S, PrvEvent, PrvRun, simulate_prv
+from simulators.prv_station import PRV_FAULTS, PrvEvent, PrvRun, simulate_prv
+from simulators.water_faults import DAY_STEPS, QUIET_DAYS, STEP_S
 from underway.app.bench.fault_replay import AFTER_STEPS, Alarm, Cost, begins, judged_by, lasting
 from underway.model import CANONICAL_UNIT, Asset, AssetClass, Channel, Quantity, Registry, Site, Zone, ZoneKind
 
